@@ -1,0 +1,51 @@
+# The few commands of the project; each also says what it does in `make help`.
+PYTHON ?= python3
+ENVIRONMENTS := .venvs
+UV := $(ENVIRONMENTS)/uv/bin/uv
+CORE := $(ENVIRONMENTS)/core
+BIN := $(CORE)/bin
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
+
+.PHONY: help environment lock quickstart test check lint types unit format benchmark clean
+
+help:  ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+environment: $(CORE)/.complete  ## make .venvs/core from its lock file
+
+$(UV):
+	$(PYTHON) -m venv $(ENVIRONMENTS)/uv
+	$(ENVIRONMENTS)/uv/bin/python -m pip install --quiet uv==0.13.9
+
+# Compiled at install: without .pyc files, importing peft takes three times as long.
+$(CORE)/.complete: containers/dev/requirements.lock pyproject.toml | $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(CORE)
+	$(UV) pip install --quiet --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -r containers/dev/requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# The local suffix of a CPU build (2.13.0+cpu) names a file that PyPI does not have.
+lock: | $(UV)  ## resolve every containers/*/requirements.in anew
+	for directory in containers/*/; do test ! -f $$directory/requirements.in || \
+	  ($(UV) pip compile --quiet --python-version 3.11 --no-header $(FIND_LINKS) $$directory/requirements.in | \
+	  sed 's/+cpu$$//' > $$directory/requirements.lock) || exit 1; done
+
+lint: environment  ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: environment  ## mypy, strict
+	$(BIN)/mypy
+
+unit: environment  ## the fast tests
+	$(BIN)/pytest -q -m "not slow and not server and not environment"
+
+check: lint types unit  ## what to run before every commit (under 3 minutes)
+
+test: environment  ## every test that this machine can run
+	$(BIN)/pytest -q -rs
+
+format: environment  ## mend what ruff can mend
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:  ## remove environments and caches
+	rm -rf $(ENVIRONMENTS) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
