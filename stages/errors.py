@@ -5,7 +5,7 @@ MartletError
 │   ├── ArgumentsError   a flag, a recipe, a conflict between two of them
 │   ├── DataError        a dataset that is missing, empty or malformed
 │   ├── ModelError       a model folder that is missing, incomplete or corrupt
-│   ├── UnknownReferencea digest, run or stage that the store does not know
+│   ├── UnknownReference a digest, run or stage that the store does not know
 │   └── MissingPackage   a library, environment or device that is not here
 ├── StageFailed          exit 1: a stage broke down; retrying may help
 │   ├── StoreError       the store cannot be read or written (no space, no permission)
