@@ -1,0 +1,88 @@
+"""What a run would do, stage by stage, and why; it runs nothing: `martlet plan configs/quickstart.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.pipeline import Given, Pipeline, Step
+from stages.arguments.base import Arguments
+from stages.artifacts.reference import ArtifactRef
+from stages.artifacts.store import Store
+from stages.errors import StageFailed
+from stages.registry import get_stage
+from stages.run import PlannedStage, plan_stage
+
+__all__ = ["PlanLine", "Planner", "plan"]
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    """One stage of a plan. `status` is cached, run, resume, unknown or skipped."""
+
+    stage: str
+    label: str
+    status: str
+    reason: str
+    key: str | None = None
+    artifact: ArtifactRef | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `stages` in `plan --json`."""
+        return {
+            "stage": self.stage,
+            "label": self.label,
+            "status": self.status,
+            "reason": self.reason,
+            "key": self.key,
+            "artifact": self.artifact.to_json() if self.artifact else None,
+        }
+
+
+@dataclass
+class Planner:
+    """Stands behind a page's `call` and looks up instead of running."""
+
+    arguments: Arguments
+    store: Store
+    lines: list[PlanLine] = field(default_factory=list)
+
+    def __call__(self, stage: str, *, label: str = "", **inputs: Step | Given | None) -> Step:
+        """Plans a stage: its key is known only if every input is."""
+        given = {name: value for name, value in inputs.items() if value is not None}
+        waits = {name: step.handle for name, step in given.items() if isinstance(step, Step) and not step.handle.artifact}
+        line = self._after(stage, label, waits) if waits else self._look_up(stage, label, given)
+        self.lines.append(line)
+        return Step(stage, label, line)
+
+    def skip(self, stage: str, reason: str, *, label: str = "") -> None:
+        """Notes a stage that has nothing to do."""
+        self.lines.append(PlanLine(stage, label, "skipped", reason))
+
+    def _after(self, stage: str, label: str, waits: dict[str, PlanLine]) -> PlanLine:
+        """A stage whose input will only be made: it runs, unless the input comes out as it was."""
+        name, source = next(iter(waits.items()))
+        if any(line.status == "unknown" for line in waits.values()):
+            return PlanLine(stage, label, "unknown", f"its {name} comes from {source.stage}, of which nothing is known")
+        return PlanLine(stage, label, "run", f"its {name} comes from {source.stage}, which will run")
+
+    def _look_up(self, stage: str, label: str, given: dict[str, Step | Given]) -> PlanLine:
+        definition = get_stage(stage)
+        arguments = self.arguments.for_stage(definition.arguments)
+        inputs = {name: _known(value) for name, value in given.items()}
+        try:
+            planned: PlannedStage = plan_stage(definition, arguments, inputs, store=self.store)
+        except StageFailed as error:
+            return PlanLine(stage, label, "unknown", str(error))
+        return PlanLine(stage, label, planned.status, planned.reason, planned.key, planned.artifact)
+
+
+def _known(value: Step | Given) -> Any:
+    return value.source if isinstance(value, Given) else value.handle.artifact
+
+
+def plan(pipeline: Pipeline, arguments: Arguments, store: Store) -> list[PlanLine]:
+    """Walks the page and answers what each stage would do."""
+    planner = Planner(arguments, store)
+    pipeline.page(arguments, planner)
+    return planner.lines

@@ -1,0 +1,89 @@
+"""What a run did: the record that `--json`, the closing table, `martlet rerun` and the UI are all made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.artifacts.reference import ArtifactRef
+
+__all__ = ["RunRecord", "StageRecord"]
+
+
+@dataclass
+class StageRecord:
+    """One stage of a run. `status` is ran, cached, resumed, skipped or failed."""
+
+    stage: str
+    label: str = ""
+    status: str = "ran"
+    key: str | None = None
+    artifact: ArtifactRef | None = None
+    attachments: str | None = None
+    seconds: float = 0.0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, ArtifactRef] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    path: str | None = None
+    reason: str | None = None
+
+    @property
+    def title(self) -> str:
+        """`evaluate (tuned)`."""
+        return f"{self.stage} ({self.label})" if self.label else self.stage
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `stages` in `--json`."""
+        record: dict[str, Any] = {
+            "stage": self.stage,
+            "label": self.label,
+            "status": self.status,
+            "key": self.key,
+            "artifact": self.artifact.to_json() if self.artifact else None,
+            "seconds": round(self.seconds, 3),
+            "metrics": self.metrics,
+        }
+        if self.path:
+            record["path"] = self.path
+        if self.reason:
+            record["reason"] = self.reason
+        return record
+
+    def to_store(self) -> dict[str, Any]:
+        """The JSON form with all that a rerun needs."""
+        inputs = {name: reference.to_json() for name, reference in self.inputs.items()}
+        return {**self.to_json(), "attachments": self.attachments, "inputs": inputs, "arguments": self.arguments}
+
+
+@dataclass
+class RunRecord:
+    """One run of a flow."""
+
+    id: str
+    flow: str
+    arguments: dict[str, Any]
+    output_dir: str | None = None
+    ok: bool = True
+    seconds: float = 0.0
+    error: str | None = None
+    exit_code: int = 0
+    stages: list[StageRecord] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `--json` prints as the last line."""
+        record: dict[str, Any] = {
+            "flow": self.flow,
+            "ok": self.ok,
+            "run": self.id,
+            "seconds": round(self.seconds, 3),
+            "output_dir": self.output_dir,
+            "stages": [stage.to_json() for stage in self.stages],
+        }
+        if self.error:
+            record["error"] = self.error
+        return record
+
+    def to_store(self) -> dict[str, Any]:
+        """The form kept in the store."""
+        stages = [stage.to_store() for stage in self.stages]
+        return {**self.to_json(), "arguments": self.arguments, "exit_code": self.exit_code, "stages": stages}

@@ -1,0 +1,100 @@
+"""A stage as a Prefect task: retried unless the user is wrong, shown as Cached on a hit, its results in the UI.
+
+No bytes pass through Prefect: a task takes and gives references, and the store is the only cache.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from prefect.tasks import Task
+
+from flows.ui import PrefectReporter, show_result
+from stages.arguments.base import Arguments
+from stages.artifacts.reference import ArtifactRef
+from stages.artifacts.store import open_store
+from stages.errors import Interrupted, UserError
+from stages.registry import get_stage
+from stages.run import StageResult, run_stage
+
+__all__ = ["run_as_task", "task_for"]
+
+RETRIES = 2
+RETRY_DELAY_SECONDS = [2.0, 20.0]
+
+
+def may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """A user's error comes out the same however often it is tried; so does being told to stop."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, (UserError, Interrupted))
+
+
+@contextmanager
+def stop_flag() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets while a stage runs, so that training saves before it ends."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=may_retry,
+)
+def run_as_task(
+    stage: str,
+    arguments: Arguments,
+    inputs: Mapping[str, StageResult | ArtifactRef | Path],
+    title: str,
+    force: bool = False,
+) -> State[StageResult]:
+    """Runs one stage and reports to the UI; the returned state is named `Cached` on a hit.
+
+    An input is the result of a task before this one, an artifact in the store, or a path that is taken in.
+    """
+    definition = get_stage(stage)
+    sources = {name: value.artifact if isinstance(value, StageResult) else value for name, value in inputs.items()}
+    reporter = PrefectReporter(title)
+    try:
+        with stop_flag() as stop:
+            result = run_stage(
+                definition,
+                arguments,
+                sources,
+                store=open_store(),
+                reporter=reporter,
+                logger=get_run_logger(),
+                stop_requested=stop.is_set,
+                force=force,
+            )
+    finally:
+        reporter.flush()
+    show_result(title, result)
+    names = {"cached": "Cached", "resumed": "Resumed"}
+    return Completed(
+        name=names.get(result.status), message=f"{result.status} {result.artifact.digest[:19]}", data=result
+    )
+
+
+def task_for(stage: str, title: str) -> Task[..., Any]:
+    """The task under its stage's name; the run is named after the call, as in `evaluate (tuned)`."""
+    return run_as_task.with_options(name=stage, task_run_name=title.replace("{", "(").replace("}", ")"))
