@@ -1,0 +1,1 @@
+"""One module for each `martlet` command, imported only when it is called."""

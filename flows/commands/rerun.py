@@ -1,0 +1,129 @@
+"""`martlet rerun STAGE --run ID`: one stage again, with the inputs it had; `--from STAGE`: that one and what follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.commands.common import Request, split_json
+from flows.parameters import given_parameters, resolve
+from flows.pipeline import Given, Pipeline, get_pipeline
+from stages.arguments.base import Arguments
+from stages.arguments.command_line import parse
+from stages.artifacts.reference import ArtifactRef
+from stages.artifacts.store import Store, open_store
+from stages.errors import ArgumentsError, UnknownReference
+from stages.registry import get_stage
+
+__all__ = ["main"]
+
+USAGE = """usage: martlet rerun STAGE (--run ID or --artifact DIGEST) [--name value …] [--json]
+       martlet rerun --from STAGE --run ID [--name value …] [--json]
+
+Runs a stage again, even if its result is in the store, with the inputs that it had and the parameters that it
+had, but for those given here. With --from, the run's later stages follow. `latest` is the newest run."""
+
+
+def main(_command: str, argv: list[str]) -> int:
+    """Reads the record of the former run and repeats a part of it."""
+    argv, as_json = split_json(argv)
+    if not argv or "--help" in argv or "-h" in argv:
+        print(USAGE)
+        return 0
+    argv, options = _take(argv, "--run", "--artifact", "--from")
+    store = open_store()
+    if options["--from"]:
+        if not options["--run"]:
+            raise ArgumentsError("--from needs the run to repeat: --run ID (or --run latest)")
+        return _rerun_from(store, options["--from"], options["--run"], argv, as_json)
+    if not argv or argv[0].startswith("-"):
+        raise ArgumentsError("martlet rerun needs a stage first: martlet rerun merge --run latest")
+    name, *flags = argv
+    stage = get_stage(name)
+    if bool(options["--run"]) == bool(options["--artifact"]):
+        raise ArgumentsError("give either --run ID or --artifact DIGEST: the record whose inputs are taken")
+    if options["--run"]:
+        line = _line_of(_run(store, options["--run"]), stage.name)
+        former = line["arguments"]
+        inputs = {key: ArtifactRef.from_json(value) for key, value in line["inputs"].items()}
+    else:
+        former, inputs = _from_artifact(store, options["--artifact"] or "", stage.name)
+    base = {key: value for key, value in former.items() if key in stage.arguments.model_fields}
+    arguments = parse(flags, stage.arguments, base=_without_defaults(stage.arguments, base), prog="martlet rerun")
+    return _run_stage(stage.name, arguments, inputs, as_json)
+
+
+def _take(argv: list[str], *names: str) -> tuple[list[str], dict[str, str | None]]:
+    """Takes `--name value` and `--name=value` of the given names out of a command line."""
+    rest: list[str] = []
+    found: dict[str, str | None] = dict.fromkeys(names)
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in found:
+            rest.append(word)
+            continue
+        found[name] = value if equals else next(words, None)
+        if not found[name]:
+            raise ArgumentsError(f"{name} needs a value")
+    return rest, found
+
+
+def _run(store: Store, run_id: str) -> dict[str, Any]:
+    if run_id != "latest":
+        return store.run(run_id)
+    newest = next(iter(store.runs()), None)
+    if newest is None:
+        raise UnknownReference("no run is in the store yet")
+    return newest
+
+
+def _line_of(record: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The last call of a stage in a run, so that `evaluate` means the evaluation of what was shipped."""
+    lines = [line for line in record["stages"] if line["stage"] == stage and line["status"] != "skipped"]
+    if not lines:
+        had = ", ".join(dict.fromkeys(line["stage"] for line in record["stages"] if line["status"] != "skipped"))
+        raise UnknownReference(f"run {record['run']} has no stage {stage}. It has: {had}")
+    found: dict[str, Any] = lines[-1]
+    return found
+
+
+def _from_artifact(store: Store, digest: str, stage: str) -> tuple[dict[str, Any], dict[str, ArtifactRef]]:
+    reference = store.find(digest)
+    manifests = [manifest for manifest in store.manifests(reference.digest) if manifest["stage"] == stage]
+    if not manifests:
+        raise UnknownReference(f"{digest} was not made by {stage}. `martlet artifacts show {digest}` says what made it")
+    inputs = {key: ArtifactRef.from_json(value) for key, value in manifests[-1]["inputs"].items()}
+    return dict(manifests[-1]["body"]["arguments"]), inputs
+
+
+def _without_defaults(model: type[Arguments], values: dict[str, Any]) -> dict[str, Any]:
+    """Only what differs from its default counts as given; the rest is decided anew."""
+    return {name: value for name, value in values.items() if value != model.model_fields[name].get_default()}
+
+
+def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], as_json: bool) -> int:
+    from flows.commands.run import finish
+    from flows.quiet import start_prefect
+
+    start_prefect()
+    from flows.deployments import flow_for
+
+    def page(checked: Arguments, call: Any) -> None:
+        call(name, **{key: Given(value) for key, value in inputs.items()})
+
+    pipeline = Pipeline(name.replace("_", "-"), page, type(arguments), f"the stage {name} by itself")
+    flow = flow_for(pipeline, force=frozenset({name}))
+    return finish(flow(**given_parameters(arguments), return_state=True), as_json=as_json)
+
+
+def _rerun_from(store: Store, stage: str, run_id: str, flags: list[str], as_json: bool) -> int:
+    from flows.commands.run import run_request
+
+    record = _run(store, run_id)
+    name = get_stage(stage).name
+    _line_of(record, name)
+    pipeline = get_pipeline(record["flow"])
+    arguments = parse(flags, pipeline.arguments, base=record["arguments"], prog="martlet rerun")
+    given = given_parameters(arguments)
+    request = Request(pipeline, given, resolve(pipeline.arguments, given))
+    return run_request(request, as_json=as_json, force=frozenset({name}))

@@ -1,0 +1,108 @@
+"""The last thing a run prints: a table of its stages, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.record import RunRecord, StageRecord
+
+__all__ = ["print_plan", "print_run"]
+
+
+def _size(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            break
+        value /= 1000
+    else:
+        unit = "TB"
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def _artifact(record: dict[str, Any] | None) -> str:
+    if not record:
+        return ""
+    return f"{record['kind']} {record['digest'].removeprefix('sha256:')[:12]} ({_size(record['size'])})"
+
+
+def _loss(metrics: dict[str, Any]) -> str:
+    first, last = metrics.get("first_loss"), metrics.get("last_loss")
+    if isinstance(first, float) and isinstance(last, float):
+        return f"train {first:.3f} → {last:.3f}"
+    held_out = metrics.get("eval_loss")
+    return f"held-out {held_out:.4f}" if isinstance(held_out, float) else ""
+
+
+def _table(headers: list[str], rows: list[list[str]], file: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold", justify="right" if header == "seconds" else "left")
+    for row in rows:
+        table.add_row(*row)
+    width = None if file.isatty() else 140
+    Console(file=file, width=width, highlight=False, soft_wrap=False).print(table)
+
+
+def print_run(record: dict[str, Any], *, as_json: bool) -> None:
+    """Prints a run's record (`RunRecord.to_json`) for people, or for machines as stdout's last line."""
+    if as_json:
+        print(json.dumps(record), flush=True)
+        return
+    rows = []
+    for stage in record["stages"]:
+        title = StageRecord(stage["stage"], stage["label"]).title
+        seconds = f"{stage['seconds']:.1f}" if stage["status"] != "skipped" else ""
+        notes = stage.get("reason", "") if stage["status"] in ("skipped", "failed") else _loss(stage["metrics"])
+        rows.append([title, stage["status"], seconds, _artifact(stage["artifact"]), notes])
+    _table(["stage", "status", "seconds", "artifact", "loss"], rows, sys.stdout)
+    for line in _closing_lines(record):
+        print(line)
+
+
+def _closing_lines(record: dict[str, Any]) -> list[str]:
+    """How the held-out loss moved, and where the results are."""
+    losses = {
+        stage["label"]: stage["metrics"]["eval_loss"]
+        for stage in record["stages"]
+        if stage["stage"] == "evaluate" and "eval_loss" in stage["metrics"]
+    }
+    lines = [""]
+    if "base" in losses and len(losses) > 1:
+        moved = " → ".join(f"{losses[label]:.4f} ({label})" for label in losses)
+        lines.append(f"held-out loss: {moved}")
+    paths = [stage["path"] for stage in record["stages"] if stage.get("path") and stage["stage"] != "evaluate"]
+    lines += [f"model: {path}" for path in paths[-1:]]
+    if record["output_dir"]:
+        lines.append(f"output: {_relative(record['output_dir'])}")
+    lines.append(f"run: {record['run']} ({record['seconds']:.1f} s)")
+    return lines
+
+
+def _relative(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def print_plan(lines: list[dict[str, Any]], flow: str, *, as_json: bool) -> None:
+    """Prints what a run would do."""
+    if as_json:
+        print(json.dumps({"flow": flow, "stages": lines}), flush=True)
+        return
+    width = max((len(StageRecord(line["stage"], line["label"]).title) for line in lines), default=0)
+    for line in lines:
+        title = StageRecord(line["stage"], line["label"]).title
+        print(f"{title:<{width}}  {line['status']:<8} {line['reason']}")
+
+
+def failed_stage(record: RunRecord) -> StageRecord | None:
+    """The stage that a run broke down in."""
+    return next((stage for stage in record.stages if stage.status == "failed"), None)
