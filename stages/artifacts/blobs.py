@@ -1,0 +1,151 @@
+"""Blobs: the bytes of files by their SHA-256, read-only, and what is known of each so that a change is noticed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from stages.artifacts.disk import clone, sync_file, write_atomically
+from stages.artifacts.hashing import copy_and_hash, hash_file, on_all_cores
+from stages.artifacts.local_files import Found
+from stages.artifacts.tree import File, Tree
+from stages.artifacts.workspace import Workspace
+from stages.errors import UserError
+
+__all__ = ["Blobs"]
+
+READ_ONLY = 0o444
+Stamp = tuple[int, int, int]  # size, modification time (ns), inode: hard links leave these three as they are
+
+logger = logging.getLogger("martlet.store")
+
+
+class Blobs:
+    """The folders `blobs/`, `stats/` (a file for each tree: its blobs' stamps when last known whole), `quarantine/`."""
+
+    def __init__(self, root: Path, workspace: Workspace) -> None:
+        """`root` is the store's; `workspace` is where files are before they get their name."""
+        self.root = root
+        self.workspace = workspace
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob is, or would be."""
+        return self.root / "blobs" / sha256[:2] / sha256[2:]
+
+    def add(self, files: Sequence[Found], *, move: bool) -> list[File]:
+        """Takes in the bytes of files, on all cores.
+
+        Args:
+            files: what was found.
+            move: take the files themselves, where that is possible, and not copies.
+
+        Raises:
+            UserError: a file cannot be read, or changed while it was.
+        """
+        order = sorted(range(len(files)), key=lambda index: -files[index].size)
+        hashes = on_all_cores(lambda index: self._add(files[index], move=move), order)
+        known = dict(zip(order, hashes, strict=True))
+        return [File(file.name, file.size, known[index]) for index, file in enumerate(files)]
+
+    def _add(self, file: Found, *, move: bool) -> str:
+        if move and file.own:
+            sha256 = hash_file(file.path)
+            if self._adopt(file.path, sha256):
+                return sha256
+        copy = self.workspace.file()
+        try:
+            sha256 = hash_file(copy) if clone(file.path, copy) else copy_and_hash(file.path, copy)
+            if not file.is_unchanged():
+                raise UserError(f"{file.path} changed while it was read")
+            self._adopt(copy, sha256)
+        finally:
+            copy.unlink(missing_ok=True)
+        return sha256
+
+    def _adopt(self, file: Path, sha256: str) -> bool:
+        """Gives a file its name as a blob; False if it lies on another file system."""
+        blob = self.path(sha256)
+        if blob.exists():
+            if hash_file(blob) == sha256:
+                file.unlink()
+                return True
+            self.quarantine(sha256)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        file.chmod(READ_ONLY)
+        try:
+            file.rename(blob)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return False
+            raise
+        return True
+
+    def remember(self, tree: Tree) -> None:
+        """Notes the stamps of a tree's blobs, which have just been seen to be whole."""
+        stamps = {file.sha256: self._stamp(file.sha256) for file in tree.files}
+        data = json.dumps(stamps).encode()
+        write_atomically(self._stats(tree), data, self.workspace.path(), durable=False)
+
+    def sync(self, tree: Tree) -> None:
+        """Waits until a tree's bytes are on the disk."""
+        blobs = {self.path(file.sha256) for file in tree.files}
+        on_all_cores(sync_file, blobs)
+        for folder in {blob.parent for blob in blobs}:
+            sync_file(folder)
+
+    def damaged(self, tree: Tree) -> list[File]:
+        """The files of a tree whose blob is missing or is not what it was; those are put into quarantine.
+
+        A blob with the stamp that it had when it was stored is taken for whole; any other is hashed again.
+        """
+        try:
+            known = json.loads(self._stats(tree).read_bytes())
+        except (OSError, ValueError):
+            known = {}
+        doubtful = []
+        bad = []
+        for file in {file.sha256: file for file in tree.files}.values():
+            stamp = self._stamp(file.sha256)
+            if stamp is None or stamp[0] != file.size:
+                bad.append(file)
+            elif known.get(file.sha256) != list(stamp):
+                doubtful.append(file)
+        hashes = on_all_cores(lambda file: hash_file(self.path(file.sha256)), doubtful)
+        bad += [file for file, sha256 in zip(doubtful, hashes, strict=True) if sha256 != file.sha256]
+        for file in bad:
+            self.quarantine(file.sha256)
+        if doubtful and not bad:
+            self._remember_if_possible(tree)
+        return bad
+
+    def _remember_if_possible(self, tree: Tree) -> None:
+        try:
+            self.remember(tree)
+        except OSError as error:
+            logger.debug("the stamps of %s are not kept: %s", tree.digest, error)
+
+    def quarantine(self, sha256: str) -> None:
+        """Puts a damaged blob out of the way, where it can be looked at; a missing one is only reported."""
+        blob = self.path(sha256)
+        if not blob.exists():
+            logger.warning("blob %s is missing", sha256)
+            return
+        place = self.root / "quarantine" / f"{sha256}-{time.time_ns()}"
+        place.parent.mkdir(exist_ok=True)
+        blob.rename(place)
+        logger.warning("blob %s is not what it was when it was stored; moved to %s", sha256, place)
+
+    def _stats(self, tree: Tree) -> Path:
+        return self.root / "stats" / f"{tree.name}.json"
+
+    def _stamp(self, sha256: str) -> Stamp | None:
+        try:
+            status = os.stat(self.path(sha256))  # noqa: PTH116 - a Path.stat costs twice as much, and this is the hot one
+        except FileNotFoundError:
+            return None
+        return status.st_size, status.st_mtime_ns, status.st_ino

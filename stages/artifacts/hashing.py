@@ -1,0 +1,83 @@
+"""SHA-256 of files and of JSON values, over all cores: `on_all_cores(hash_file, paths)`, `digest_of_json(body)`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stages.artifacts.disk import write_all
+from stages.errors import UserError
+
+__all__ = ["canonical_json", "copy_and_hash", "digest_of_json", "hash_file", "on_all_cores"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Fits the second-level cache of a core, so that a copy is hashed while it is there (256 KiB to 1 MiB measured alike).
+BUFFER_BYTES = 512 * 1024
+MAX_THREADS = 8
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest_of_json(value: Any) -> str:
+    """The SHA-256 (64 hexadecimal digits) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    return _read_through(path, None)
+
+
+def copy_and_hash(source: Path, target: Path) -> str:
+    """Copies a file to a new one and returns the SHA-256 of what was copied, reading it once."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        return _read_through(source, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_through(source: Path, target: int | None) -> str:
+    digest = hashlib.sha256()
+    buffer = bytearray(BUFFER_BYTES)
+    view = memoryview(buffer)
+    try:
+        descriptor = os.open(source, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror}") from error
+    try:
+        while count := os.readv(descriptor, [buffer]):
+            if target is not None:
+                write_all(target, view[:count])
+            digest.update(view[:count])
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
+
+
+def on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`[function(item) for item in items]` in threads; hashing and reading release the interpreter's lock.
+
+    Give the largest files first, so that no thread is left alone with one at the end. The first error is raised once
+    every running call has ended, and calls that have not begun are dropped.
+    """
+    work = list(items)
+    threads = min(len(work), os.cpu_count() or 1, MAX_THREADS)
+    if threads < 2:
+        return [function(item) for item in work]
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="martlet-store")
+    try:
+        return list(pool.map(function, work))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
