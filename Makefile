@@ -6,7 +6,8 @@ CORE := $(ENVIRONMENTS)/core
 BIN := $(CORE)/bin
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 
-.PHONY: help environment lock quickstart test check lint types unit format benchmark clean
+MAKEFLAGS += --no-print-directory
+.PHONY: help environment environments lock quickstart test check lint types unit format benchmark clean
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +30,12 @@ lock: | $(UV)  ## resolve every containers/*/requirements.in anew
 	for directory in containers/*/; do test ! -f $$directory/requirements.in || \
 	  ($(UV) pip compile --quiet --python-version 3.11 --no-header $(FIND_LINKS) $$directory/requirements.in | \
 	  sed 's/+cpu$$//' > $$directory/requirements.lock) || exit 1; done
+
+environments: environment  ## make every environment of containers/ (evaluate …)
+	$(BIN)/martlet env create all
+
+quickstart: environment  ## a demo model fine-tuned, merged, quantized and evaluated, in minutes
+	@$(BIN)/martlet run configs/quickstart.yaml
 
 lint: environment  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

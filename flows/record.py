@@ -86,4 +86,5 @@ class RunRecord:
     def to_store(self) -> dict[str, Any]:
         """The form kept in the store."""
         stages = [stage.to_store() for stage in self.stages]
-        return {**self.to_json(), "arguments": self.arguments, "exit_code": self.exit_code, "stages": stages}
+        facts = {"id": self.id, "arguments": self.arguments, "exit_code": self.exit_code, "stages": stages}
+        return {**self.to_json(), **facts}

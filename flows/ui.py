@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
-    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -83,7 +82,8 @@ class PrefectReporter:
         """Sends pictures and reports."""
         for name, picture in self._images.items():
             data = base64.b64encode(picture).decode()
-            create_image_artifact(f"data:image/png;base64,{data}", key=artifact_key(self.title, name))
+            # Prefect's own image artifact prints the whole data: URL below the picture.
+            create_markdown_artifact(f"![{name}](data:image/png;base64,{data})", key=artifact_key(self.title, name))
         for name, text in self._reports.items():
             create_markdown_artifact(text, key=artifact_key(self.title, name))
         self._images.clear()
