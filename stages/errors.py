@@ -42,8 +42,8 @@ class UserError(MartletError):
     exit_code = 2
 
 
-class ArgumentsError(UserError):
-    """A flag, a recipe key or a combination of them cannot be honoured."""
+class ArgumentsError(UserError, ValueError):
+    """A flag, a recipe key or a combination of them cannot be honoured. A ValueError too, as pydantic's are."""
 
 
 class DataError(UserError):

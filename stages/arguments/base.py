@@ -6,11 +6,50 @@ flag's help, the label in the UI's form and the row in the parameter reference.
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-__all__ = ["Arguments", "option"]
+from stages.arguments.unsupported import refuse_unsupported
+from stages.errors import ArgumentsError
+
+__all__ = ["Arguments", "Dtype", "JsonObject", "Strings", "WholeNumber", "option"]
+
+A = TypeVar("A", bound="Arguments")
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _read_json(value: object) -> object:
+    """An object as it is, or from JSON text, or from a JSON file."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if not text.startswith("{") and Path(text).is_file():
+        text = Path(text).read_text(encoding="utf-8")
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        raise ValueError('give a JSON object such as {"min_lr": 1e-6}, or the path of a JSON file') from None
+    return parsed
+
+
+def _digits(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.strip().lstrip("-").isdigit() else value
+
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+Strings = Annotated[list[str], BeforeValidator(_one_or_many, json_schema_input_type=list[str] | str)]
+"""Several values; one alone needs no brackets."""
+JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_read_json, json_schema_input_type=dict[str, Any] | str)]
+"""A JSON object: given as such, as JSON text, or as the path of a JSON file, whose content then counts."""
+WholeNumber = BeforeValidator(_digits)
+"""Lets a `Literal` of numbers take the text of a flag."""
 
 
 def option(default: Any, *, in_key: bool = True, **constraints: Any) -> Any:
@@ -19,23 +58,93 @@ def option(default: Any, *, in_key: bool = True, **constraints: Any) -> Any:
     Args:
         default: the value that stands for "not given"; such values are left out of keys.
         in_key: False where the value cannot change what a stage makes (logging, worker counts, output folders).
-        constraints: pydantic's `ge`, `gt`, `le`, `lt`, `min_length`, `pattern`, `alias` …
+        constraints: pydantic's `ge`, `gt`, `le`, `lt`, `min_length`, `pattern` …
     """
     extra = None if in_key else {"in_key": False}
     return Field(default, json_schema_extra=extra, **constraints)
 
 
 class Arguments(BaseModel):
-    """Parameters, checked when made and never changed after."""
+    """Parameters, checked when made and never changed after.
 
+    Attributes:
+        GROUP: SWIFT's heading for the fields that the class declares; it orders `--help`.
+        NAME: the stage or command whose arguments these are; `unsupported.py` speaks of it.
+        ALIASES: other spellings of a field's name that are accepted too.
+    """
+
+    # Docstrings are read by `stages.arguments.help` when somebody asks for help: reading them here would take
+    # inspect.getsource through every module at every start.
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         defer_build=True,
         protected_namespaces=(),
         validate_default=False,
     )
+    GROUP: ClassVar[str] = ""
+    NAME: ClassVar[str] = ""
+    ALIASES: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            from stages.arguments.message import error_line
+
+            raise ArgumentsError(error_line(error, type(self))) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_aliases(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        aliases = {alias: name for alias, name in cls.aliases().items() if alias in values}
+        if not aliases:
+            return values
+        settled = {name: value for name, value in values.items() if name not in aliases}
+        for alias, name in aliases.items():
+            if name in settled and str(settled[name]) != str(values[alias]):
+                raise ValueError(
+                    f"`--{alias} {values[alias]}` and `--{name} {settled[name]}` are one parameter: give it once"
+                )
+            settled[name] = values[alias]
+        return settled
+
+    # Declared here, it runs before the checks of any subclass: what is not supported is said first.
+    @model_validator(mode="after")
+    def _refuse_unsupported(self) -> Self:
+        fields = type(self).model_fields
+        given = {
+            name: value
+            for name in self.model_fields_set
+            if (value := getattr(self, name)) != fields[name].get_default(call_default_factory=True)
+        }
+        refuse_unsupported(given, self.NAME)
+        return self
+
+    def _resolve(self, **values: object) -> None:
+        """Settles what was left for us to decide; only for use in validators."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        """Every other spelling that is accepted, with the field it stands for."""
+        found: dict[str, str] = {}
+        for base in cls.__mro__:
+            found |= vars(base).get("ALIASES", {})
+        return found
+
+    def for_stage(self, stage: type[A], **changes: Any) -> A:
+        """The part of a command's arguments that one stage declares, with `changes` on top."""
+        values = {
+            name: value
+            for name, field in stage.model_fields.items()
+            if name in type(self).model_fields
+            and (value := getattr(self, name)) != field.get_default(call_default_factory=True)
+        }
+        return stage(**(values | changes))
 
     def key_fields(self) -> dict[str, Any]:
         """What goes into an action key: fields that change the output and differ from their default, as JSON values."""

@@ -1,0 +1,56 @@
+"""Reads what an earlier run left in a checkpoint's folder: an adapter or a model, and the arguments it was made with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that was trained.
+
+    Attributes:
+        kind: an adapter, or a whole model.
+        base_model: what the adapter belongs to, where the folder says so.
+        saved: the arguments in its args.json; empty if it has none.
+    """
+
+    path: Path
+    kind: Literal["adapter", "model"]
+    base_model: str | None = None
+    saved: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """What is in `folder`.
+
+    Raises:
+        ValueError: if there is no such folder, or neither an adapter nor a model in it.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"`--ckpt_dir {folder}` is not a folder")
+    saved = _read_object(path / "args.json") or _read_object(path.parent / "args.json")
+    for home in (path, path / "default"):
+        if (home / "adapter_config.json").is_file():
+            config = _read_object(home / "adapter_config.json")
+            base = saved.get("model") or config.get("base_model_name_or_path") or None
+            return Checkpoint(home, "adapter", base, saved)
+    if (path / "config.json").is_file():
+        return Checkpoint(path, "model", None, saved)
+    raise ValueError(f"`--ckpt_dir {folder}` holds neither adapter_config.json nor config.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is not JSON: the checkpoint is damaged") from None
+    return record if isinstance(record, dict) else {}

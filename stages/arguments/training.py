@@ -1,0 +1,194 @@
+"""SWIFT's training parameters: transformers' own whose defaults SWIFT changes, and those that only SWIFT has."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from stages.arguments.base import Arguments, JsonObject, Strings, option
+from stages.arguments.trainer import TrainerArguments
+
+__all__ = [
+    "CheckModelArguments",
+    "EvalBatchArguments",
+    "LossArguments",
+    "OutputArguments",
+    "OutputDirArguments",
+    "PredictArguments",
+    "ResumeArguments",
+    "TokenizeModeArguments",
+    "TrainerDefaultsArguments",
+]
+
+_GROUP = "Pre-training and Fine-tuning Parameters"
+
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+    "greedy",
+]
+
+
+class OutputDirArguments(Arguments):
+    """Where results are put."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    output_dir: str | None = option(None, in_key=False)
+    """Folder for results; output/<model> for training, and beside the checkpoint for export, if left out."""
+
+
+class OutputArguments(OutputDirArguments):
+    """Where a training run's results are put."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    add_version: bool = option(True, in_key=False)
+    """Put each run into a folder of its own, v<N>-<time>, inside output_dir."""
+
+
+class CheckModelArguments(Arguments):
+    """Whether a model's files are looked at first."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    check_model: bool = option(True, in_key=False)
+    """Check the files of the model for damage before they are used."""
+
+
+class EvalBatchArguments(Arguments):
+    """How many rows are measured at a time."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    per_device_eval_batch_size: int = option(1, ge=1)
+    """Rows a device takes at a time in validation."""
+
+
+class TrainerDefaultsArguments(EvalBatchArguments, TrainerArguments):
+    """All that transformers' trainer takes; declared here are the parameters whose defaults SWIFT changes."""
+
+    GROUP: ClassVar[str] = _GROUP
+    ALIASES: ClassVar = {
+        "activation_checkpointing": "gradient_checkpointing",
+        "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+        "evaluation_strategy": "eval_strategy",
+    }
+
+    learning_rate: float | None = option(None, gt=0)
+    """Peak learning rate; 1e-5 for train_type full and 1e-4 otherwise if left out."""
+    per_device_train_batch_size: int = option(1, ge=1)
+    """Rows a device takes at a time in training."""
+    weight_decay: float = option(0.1, ge=0)
+    """Weight decay."""
+    lr_scheduler_type: Scheduler = option("cosine")
+    """How the learning rate changes over the run."""
+    lr_scheduler_kwargs: JsonObject | None = option(None)
+    """Further settings of the scheduler, as a JSON object or file."""
+    gradient_checkpointing: bool = option(True)
+    """Recompute activations in the backward pass, which saves memory and costs time."""
+    gradient_checkpointing_kwargs: JsonObject | None = option(None)
+    """Further settings of gradient checkpointing, as a JSON object."""
+    eval_strategy: Literal["no", "steps", "epoch"] | None = option(None)
+    """When the model is validated; as save_strategy if left out. With no, nothing is held out."""
+    logging_steps: float = option(5.0, gt=0, in_key=False)
+    """Steps between two log lines; below 1 a share of all steps."""
+    logging_first_step: bool = option(True, in_key=False)
+    """Log the first step too."""
+    report_to: Strings = option(["tensorboard"], in_key=False)
+    """Where logs go besides the file: tensorboard, wandb, swanlab, none."""
+    remove_unused_columns: bool = option(False)
+    """Drop columns that the model's forward does not take."""
+
+    @model_validator(mode="after")
+    def _settle_training(self) -> Self:
+        if self.learning_rate is None:
+            full = getattr(self, "train_type", None) == "full"
+            self._resolve(learning_rate=1e-5 if full else 1e-4)
+        if self.eval_strategy is None:
+            self._resolve(eval_strategy=self.save_strategy if self.save_strategy in ("no", "epoch") else "steps")
+        if self.eval_steps is None:
+            self._resolve(eval_steps=self.save_steps)
+        return self
+
+
+class ResumeArguments(Arguments):
+    """Going on from an earlier run."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    resume_from_checkpoint: str | None = option(None)
+    """Folder of a checkpoint to go on from."""
+    resume_only_model: bool = option(False)
+    """Take only the weights from it: optimizer, step and order of rows start anew."""
+
+    @model_validator(mode="after")
+    def _check_resume(self) -> Self:
+        if self.resume_only_model and self.resume_from_checkpoint is None:
+            raise ValueError("`--resume_only_model` needs `--resume_from_checkpoint`: give the checkpoint's folder")
+        return self
+
+
+class TokenizeModeArguments(Arguments):
+    """When rows become tokens, and how they are put together."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    packing: bool = option(False)
+    """Put short rows together up to max_length; they do not see each other."""
+    lazy_tokenize: bool | None = option(None)
+    """Tokenize a row when it is needed; if left out, only for multimodal models."""
+
+    @model_validator(mode="after")
+    def _check_tokenize_mode(self) -> Self:
+        if self.packing and self.lazy_tokenize:
+            raise ValueError("`--packing` needs every row's length, `--lazy_tokenize` knows none: drop one of them")
+        return self
+
+
+class LossArguments(Arguments):
+    """What is optimized, how, and what is measured."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    loss_type: str | None = option(None)
+    """The loss: cross_entropy, loss_scale, or a registered one; cross entropy if left out."""
+    num_labels: int | None = option(None, ge=1)
+    """Number of classes, for training a classifier."""
+    acc_strategy: Literal["token", "sentence"] = option("token")
+    """Whether accuracy counts tokens or whole answers."""
+    optimizer: str | None = option(None)
+    """A registered optimizer."""
+    metric: Literal["acc", "nlg"] | str | None = option(None)
+    """What validation measures: acc, nlg, or a registered metric."""
+
+
+class PredictArguments(Arguments):
+    """Validation by generating answers."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    predict_with_generate: bool = option(False)
+    """Validate by generating answers instead of by the loss."""
+    max_new_tokens: int = option(64, ge=1)
+    """Tokens of a generated answer at most."""
+    temperature: float = option(0.0, ge=0)
+    """0 takes the likeliest token."""
+
+    def key_fields(self) -> dict[str, Any]:
+        """As ever, but how answers are generated counts only where training generates any."""
+        fields = super().key_fields()
+        if not self.predict_with_generate:
+            for name in ("max_new_tokens", "temperature"):
+                fields.pop(name, None)
+        return fields
