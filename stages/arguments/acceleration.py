@@ -1,7 +1,5 @@
 """SWIFT's Liger and TorchAcc parameters: faster kernels, and XLA devices."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from stages.arguments.base import Arguments, option

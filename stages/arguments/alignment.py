@@ -1,7 +1,5 @@
 """SWIFT's human alignment parameters: learning from preferences."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator

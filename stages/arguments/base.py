@@ -60,8 +60,7 @@ def option(default: Any, *, in_key: bool = True, **constraints: Any) -> Any:
         in_key: False where the value cannot change what a stage makes (logging, worker counts, output folders).
         constraints: pydantic's `ge`, `gt`, `le`, `lt`, `min_length`, `pattern` …
     """
-    extra = None if in_key else {"in_key": False}
-    return Field(default, json_schema_extra=extra, **constraints)
+    return Field(default, json_schema_extra=None if in_key else {"in_key": False}, **constraints)
 
 
 class Arguments(BaseModel):

@@ -1,4 +1,4 @@
-"""Reads what an earlier run left in a checkpoint's folder: an adapter or a model, and the arguments it was made with."""
+"""Reads a checkpoint's folder: `read_checkpoint("output/m/v0-…/checkpoint-20").base_model`."""
 
 from __future__ import annotations
 

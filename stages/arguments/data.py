@@ -1,7 +1,5 @@
 """SWIFT's data parameters: which rows to learn from, which to hold out, how they are read."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """SWIFT's deployment parameters: an OpenAI-compatible server."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Self
 
 from pydantic import model_validator

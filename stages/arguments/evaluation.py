@@ -1,7 +1,5 @@
 """SWIFT's evaluation parameters: which benchmarks, how much of them, against what."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from stages.arguments.base import Arguments, Strings, option

@@ -1,7 +1,5 @@
 """SWIFT's export parameters: quantizing a model into files, and pushing it to a hub."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, model_validator

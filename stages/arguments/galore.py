@@ -1,7 +1,5 @@
 """SWIFT's GaLore parameters: full training with the memory of low rank."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator

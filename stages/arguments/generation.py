@@ -1,7 +1,5 @@
 """SWIFT's generation parameters: how the next token is chosen, and when to stop."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Self
 
 from pydantic import model_validator

@@ -1,7 +1,5 @@
 """SWIFT's inference parameters: which checkpoint, which engine, where answers go."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from stages.arguments.base import Arguments, Strings, option

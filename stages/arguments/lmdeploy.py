@@ -1,7 +1,5 @@
 """SWIFT's LMDeploy parameters."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from stages.arguments.base import Arguments, WholeNumber, option

@@ -1,8 +1,7 @@
 """SWIFT's LoRA and LoRA+ parameters, and the choice of what adapters attach to, which other tuners share."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
@@ -60,7 +59,7 @@ class LoraArguments(TunerTargetArguments):
     """Low-rank adapters."""
 
     GROUP: ClassVar[str] = "LoRA Parameters"
-    ALIASES: ClassVar = {"init_weights": "init_lora_weights", "lora_bias": "lora_bias_trainable"}
+    ALIASES: ClassVar[Mapping[str, str]] = {"init_weights": "init_lora_weights", "lora_bias": "lora_bias_trainable"}
 
     lora_rank: int = option(8, ge=1)
     """Rank of the two matrices."""

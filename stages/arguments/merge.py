@@ -1,7 +1,5 @@
 """SWIFT's merge parameters: folding an adapter into its model, and how weights are stored."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, ClassVar
 

@@ -1,7 +1,5 @@
 """SWIFT's model parameters: which model, from which hub, loaded how."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

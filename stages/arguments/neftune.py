@@ -1,7 +1,5 @@
 """SWIFT's NEFTune and LISA parameters: noise on embeddings, and training a few layers at a time."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Self
 
 from pydantic import model_validator

@@ -1,7 +1,5 @@
 """SWIFT's quantization parameters: loading a model in few bits (export's quantization is in `export.py`)."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import model_validator

@@ -1,7 +1,5 @@
 """What each of the eight stages is told: `TrainArguments(learning_rate=2e-4)`."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Self
 
 from pydantic import model_validator

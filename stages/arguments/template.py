@@ -1,7 +1,5 @@
 """SWIFT's template parameters: how a conversation becomes tokens, and which of them are learnt."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from stages.arguments.base import Arguments, option

@@ -1,7 +1,6 @@
 """SWIFT's training parameters: transformers' own whose defaults SWIFT changes, and those that only SWIFT has."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -79,7 +78,7 @@ class TrainerDefaultsArguments(EvalBatchArguments, TrainerArguments):
     """All that transformers' trainer takes; declared here are the parameters whose defaults SWIFT changes."""
 
     GROUP: ClassVar[str] = _GROUP
-    ALIASES: ClassVar = {
+    ALIASES: ClassVar[Mapping[str, str]] = {
         "activation_checkpointing": "gradient_checkpointing",
         "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
         "evaluation_strategy": "eval_strategy",

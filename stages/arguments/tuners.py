@@ -1,7 +1,5 @@
 """SWIFT's parameters of the other tuners: FourierFT, BOFT, VeRA, AdaLoRA, ReFT, LLaMA-Pro."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator

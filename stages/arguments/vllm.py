@@ -1,7 +1,5 @@
 """SWIFT's vLLM parameters."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from stages.arguments.base import Arguments, JsonObject, option
