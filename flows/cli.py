@@ -1,7 +1,7 @@
 """The `martlet` command.
 
-    martlet sft --model M --dataset D#500 --lora_rank 16
-    martlet plan configs/quickstart.yaml --learning_rate 2e-4
+martlet sft --model M --dataset D#500 --lora_rank 16
+martlet plan configs/quickstart.yaml --learning_rate 2e-4
 """
 
 from __future__ import annotations

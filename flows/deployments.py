@@ -3,7 +3,7 @@
     prefect deployment run sft-then-export/local -p model=M -p dataset='["D#500"]' -p lora_rank=16
     prefect deployment run merge/cpu -p model=sha256:… -p adapter=sha256:…
 
-Each flow's signature is its arguments, flat, under SWIFT's names, so that the UI's form and `-p` know every one of them.
+Each flow's signature is its arguments, flat, under SWIFT's names, so that the UI's form and `-p` know all of them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow, flow
+from stages.arguments.signature import signature
 
 from flows.execute import execute
 from flows.naming import run_name
 from flows.output import OutputFolder
-from flows.parameters import output_folder, resolve
+from flows.parameters import output_folder
 from flows.pipeline import Call, Given, Pipeline, get_pipeline
 from flows.record import RunRecord
 from stages.arguments.base import Arguments
-from stages.arguments.signature import signature
 from stages.artifacts.store import open_store
 from stages.registry import get_stage
 
@@ -49,7 +49,7 @@ def flow_for(
         given = {name: parameters.pop(name) for name in inputs if parameters.get(name)}
         for name in inputs:
             parameters.pop(name, None)
-        arguments = resolve(pipeline.arguments, parameters)
+        arguments = pipeline.arguments(**parameters)
         bound = Pipeline(pipeline.name, _with_inputs(pipeline.page, given), pipeline.arguments, pipeline.help)
         record: RunRecord = execute(
             bound, arguments, place(arguments) if place else None, force=force, given={**parameters, **given}

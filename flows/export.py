@@ -1,4 +1,4 @@
-"""Merge, quantize and publish what was trained: `martlet export --ckpt_dir output/M/v0-…/checkpoint-20 --merge_lora true`."""
+"""Merge, quantize and publish: `martlet export --ckpt_dir output/M/v0-…/checkpoint-20 --merge_lora true`."""
 
 from __future__ import annotations
 

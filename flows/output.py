@@ -1,9 +1,9 @@
 """The folder that users look into: plain Hugging Face folders and logs, linked or copied out of the store.
 
-    output/M/v0-20261124-081354/
-        args.json  logging.jsonl  runs/  images/
-        checkpoint-30/  checkpoint-30-merged/  checkpoint-30-bnb-int4/
-        evaluation/tuned/report.md
+output/M/v0-20261124-081354/
+    args.json  logging.jsonl  runs/  images/
+    checkpoint-30/  checkpoint-30-merged/  checkpoint-30-bnb-int4/
+    evaluation/tuned/report.md
 """
 
 from __future__ import annotations

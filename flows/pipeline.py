@@ -1,6 +1,6 @@
 """A pipeline is one page: which stages run in which order, and what flows from one into the next.
 
-A page is a plain function, `page(arguments, call)`. It names stages and passes on what they give; it never looks inside.
+A page is a plain function, `page(arguments, call)`. It names stages and passes on what they give, never looking inside.
 So the same page can be run (`flows.tasks`), planned (`flows.plan`) or drawn, by whoever stands behind `call`.
 """
 

@@ -50,7 +50,9 @@ class Planner:
     def __call__(self, stage: str, *, label: str = "", **inputs: Step | Given | None) -> Step:
         """Plans a stage: its key is known only if every input is."""
         given = {name: value for name, value in inputs.items() if value is not None}
-        waits = {name: step.handle for name, step in given.items() if isinstance(step, Step) and not step.handle.artifact}
+        waits = {
+            name: step.handle for name, step in given.items() if isinstance(step, Step) and not step.handle.artifact
+        }
         line = self._after(stage, label, waits) if waits else self._look_up(stage, label, given)
         self.lines.append(line)
         return Step(stage, label, line)

@@ -1,4 +1,4 @@
-"""Prefect as a library of this command: its settings for short runs, and a terminal that shows facts, not tracebacks."""
+"""Prefect as a library of this command: settings for short runs, and a terminal that shows facts, not tracebacks."""
 
 from __future__ import annotations
 

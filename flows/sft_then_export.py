@@ -34,5 +34,8 @@ def sft_then_export(arguments: SftThenExportArguments, call: Call) -> None:
 
 
 PIPELINE = Pipeline(
-    "sft-then-export", sft_then_export, SftThenExportArguments, "fine-tune, merge, quantize, evaluate and publish a model"
+    "sft-then-export",
+    sft_then_export,
+    SftThenExportArguments,
+    "fine-tune, merge, quantize, evaluate and publish a model",
 )

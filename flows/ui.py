@@ -16,8 +16,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-
 from stages.reporting import TerminalReporter
+
 from stages.run import StageResult
 
 __all__ = ["PrefectReporter", "show_result"]
@@ -40,8 +40,8 @@ def figure(value: Any) -> str:
 class PrefectReporter:
     """Sends what a stage reports to the UI and to the terminal.
 
-    Progress goes out at most every two seconds; pictures and reports are kept until the stage is done, for Prefect keeps
-    every version of them.
+    Progress goes out at most every two seconds; pictures and reports when the stage is done, for Prefect keeps every
+    version of them.
     """
 
     def __init__(self, title: str) -> None:

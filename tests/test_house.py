@@ -33,9 +33,8 @@ def imported(tree: ast.AST) -> Iterator[str]:
 def imported_at_start(tree: ast.Module) -> Iterator[str]:
     """What a module imports before anything of it is called; blocks for type checkers do not count."""
     for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from imported(node)
-        elif isinstance(node, ast.Try | ast.With) or (isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node)):
+        always = isinstance(node, ast.Import | ast.ImportFrom | ast.Try | ast.With)
+        if always or (isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node)):
             yield from imported(node)
 
 
@@ -89,7 +88,11 @@ def test_help_and_plan_import_nothing_heavy(command: list[str], tmp_path: Path) 
         ]
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"MARTLET_STORE": str(tmp_path / "s")}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"MARTLET_STORE": str(tmp_path / "s")},
     )
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 

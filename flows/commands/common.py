@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.parameters import given_parameters, resolve
-from flows.pipeline import PIPELINE_NAMES, Pipeline, get_pipeline
-from stages.arguments.base import Arguments
 from stages.arguments.command_line import help_text, parse
 from stages.arguments.recipe import load_recipe
+
+from flows.parameters import given_parameters
+from flows.pipeline import PIPELINE_NAMES, Pipeline, get_pipeline
+from stages.arguments.base import Arguments
 from stages.errors import ArgumentsError
 
 __all__ = ["Request", "read_request", "split_json"]
@@ -61,5 +62,4 @@ def read_request(command: str, argv: list[str]) -> Request | None:
         print(help_text(pipeline.arguments, program))
         return None
     arguments = parse(argv, pipeline.arguments, base=base, prog=program)
-    given = given_parameters(arguments)
-    return Request(pipeline, given, resolve(pipeline.arguments, given))
+    return Request(pipeline, given_parameters(arguments), arguments)

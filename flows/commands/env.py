@@ -1,11 +1,12 @@
-"""`martlet env create NAME|all`, `martlet env list`: environments from the lock files in containers/, without Docker."""
+"""`martlet env create NAME|all`, `martlet env list`: environments from the locks in containers/, without Docker."""
 
 from __future__ import annotations
 
 import json
 
-from flows.commands.common import split_json
 from stages.environments import create, environments
+
+from flows.commands.common import split_json
 from stages.errors import ArgumentsError
 
 __all__ = ["main"]

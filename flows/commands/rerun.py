@@ -1,14 +1,15 @@
-"""`martlet rerun STAGE --run ID`: one stage again, with the inputs it had; `--from STAGE`: that one and what follows."""
+"""`martlet rerun STAGE --run ID`: one stage again, with the inputs it had; `--from STAGE`: and what follows."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from stages.arguments.command_line import parse
+
 from flows.commands.common import Request, split_json
-from flows.parameters import given_parameters, resolve
+from flows.parameters import given_parameters
 from flows.pipeline import Given, Pipeline, get_pipeline
 from stages.arguments.base import Arguments
-from stages.arguments.command_line import parse
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store
 from stages.errors import ArgumentsError, UnknownReference
@@ -89,11 +90,10 @@ def _line_of(record: dict[str, Any], stage: str) -> dict[str, Any]:
 
 def _from_artifact(store: Store, digest: str, stage: str) -> tuple[dict[str, Any], dict[str, ArtifactRef]]:
     reference = store.find(digest)
-    manifests = [manifest for manifest in store.manifests(reference.digest) if manifest["stage"] == stage]
+    manifests = [manifest for manifest in store.manifests(reference) if manifest.stage == stage]
     if not manifests:
         raise UnknownReference(f"{digest} was not made by {stage}. `martlet artifacts show {digest}` says what made it")
-    inputs = {key: ArtifactRef.from_json(value) for key, value in manifests[-1]["inputs"].items()}
-    return dict(manifests[-1]["body"]["arguments"]), inputs
+    return dict(manifests[0].body["arguments"]), dict(manifests[0].inputs)
 
 
 def _without_defaults(model: type[Arguments], values: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +108,11 @@ def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], 
     start_prefect()
     from flows.deployments import flow_for
 
-    def page(checked: Arguments, call: Any) -> None:
-        call(name, **{key: Given(value) for key, value in inputs.items()})
+    prepare = get_stage(name).prepare
+    named_by_arguments = prepare(arguments).inputs.keys() if prepare else ()
+
+    def page(_arguments: Arguments, call: Any) -> None:
+        call(name, **{key: Given(value) for key, value in inputs.items() if key not in named_by_arguments})
 
     pipeline = Pipeline(name.replace("_", "-"), page, type(arguments), f"the stage {name} by itself")
     flow = flow_for(pipeline, force=frozenset({name}))
@@ -124,6 +127,5 @@ def _rerun_from(store: Store, stage: str, run_id: str, flags: list[str], as_json
     _line_of(record, name)
     pipeline = get_pipeline(record["flow"])
     arguments = parse(flags, pipeline.arguments, base=record["arguments"], prog="martlet rerun")
-    given = given_parameters(arguments)
-    request = Request(pipeline, given, resolve(pipeline.arguments, given))
+    request = Request(pipeline, given_parameters(arguments), arguments)
     return run_request(request, as_json=as_json, force=frozenset({name}))

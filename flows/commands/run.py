@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from stages.arguments.command_line import help_text
+
 from flows.commands.common import Request, read_request, split_json
 from flows.summary import print_run
 from stages.arguments import commands as command_arguments
-from stages.arguments.command_line import help_text
 from stages.errors import ArgumentsError
 
 __all__ = ["main", "run_request"]

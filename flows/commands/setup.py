@@ -97,7 +97,7 @@ def _deployments(client: SyncPrefectClient) -> set[str]:
 
 
 def _deploy() -> None:
-    """Prefect's own command reads prefect.yaml; it is run in the project, with the caller's folder as working folder."""
+    """Prefect's own command reads prefect.yaml; runs will work in the folder that this was called in."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"]
     environment = {**os.environ, "MARTLET_HOME": str(Path.cwd()), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
