@@ -55,10 +55,11 @@ class Store(Protocol):
     def copy_out(self, reference: Reference, to: Path, reads: Sequence[str] = EVERYTHING) -> None: ...  # noqa: D102
     def is_whole(self, reference: Reference) -> bool: ...  # noqa: D102
     def action(self, key: str) -> ActionRecord | None: ...  # noqa: D102
+    def recorded(self, key: str) -> ActionRecord | None: ...  # noqa: D102
     def actions_of(self, stage: str) -> Iterator[ActionRecord]: ...  # noqa: D102
     def commit(self, manifest: Manifest) -> ActionRecord: ...  # noqa: D102
     def artifacts(self) -> list[ArtifactRef]: ...  # noqa: D102
-    def manifests(self, reference: Reference) -> list[Manifest]: ...  # noqa: D102
+    def manifests(self, reference: Reference) -> list[dict[str, Any]]: ...  # noqa: D102
     def taken_in_from(self, reference: Reference) -> list[str]: ...  # noqa: D102
     def lease(  # noqa: D102
         self,
@@ -67,6 +68,7 @@ class Store(Protocol):
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> AbstractContextManager[None]: ...
     def scratch(self, key: str) -> Path: ...  # noqa: D102
+    def scratch_path(self, key: str) -> Path: ...  # noqa: D102
     def discard_scratch(self, key: str) -> None: ...  # noqa: D102
     def work_folder(self) -> AbstractContextManager[Path]: ...  # noqa: D102
     def save_run(self, record: dict[str, Any]) -> None: ...  # noqa: D102
@@ -297,6 +299,10 @@ class LocalStore:
         with store_errors(self.root):
             return action if action and self.is_whole(action.artifact) else None
 
+    def recorded(self, key: str) -> ActionRecord | None:
+        """The answer to a key as it was recorded, whether or not its artifact is still whole."""
+        return self.records.action(key)
+
     def actions_of(self, stage: str) -> Iterator[ActionRecord]:
         """The answers of a stage, newest first, whether or not they are still whole."""
         return self.records.actions_of(stage)
@@ -317,8 +323,8 @@ class LocalStore:
         names = set(self.records.artifacts()) | {f"sha256:{name}" for name in self.records.taken_in()}
         return [self.tree(name).ref for name in sorted(names) if self._tree_path(_name(name)).exists()]
 
-    def manifests(self, reference: Reference) -> list[Manifest]:
-        """Every manifest of an artifact, newest first; none if a user handed it in."""
+    def manifests(self, reference: Reference) -> list[dict[str, Any]]:
+        """Every manifest of an artifact (`Manifest.to_json`), newest last; none if a user handed it in."""
         return self.records.manifests(f"sha256:{_name(reference)}")
 
     def taken_in_from(self, reference: Reference) -> list[str]:
@@ -341,9 +347,13 @@ class LocalStore:
         with lease(path, on_wait, stop_requested):
             yield
 
+    def scratch_path(self, key: str) -> Path:
+        """Where the folder that survives retries of a key is, or would be."""
+        return self.root / "scratch" / key
+
     def scratch(self, key: str) -> Path:
-        """The folder that survives retries of a key; made if it is not there. Hold the key's lease to use it."""
-        folder = self.root / "scratch" / key
+        """That folder, made if it is not there. Hold the key's lease to use it."""
+        folder = self.scratch_path(key)
         with store_errors(self.root):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -351,14 +361,14 @@ class LocalStore:
     def discard_scratch(self, key: str) -> None:
         """Removes it."""
         with store_errors(self.root):
-            remove_folder(self.root / "scratch" / key)
+            remove_folder(self.scratch_path(key))
 
     def work_folder(self) -> AbstractContextManager[Path]:
         """A new empty folder on the store's file system, removed afterwards, or when this process is gone."""
         return self.workspace.folder()
 
     def save_run(self, record: dict[str, Any]) -> None:
-        """Keeps the record of a run under its `id`."""
+        """Keeps the record of a run under its id, which is its field `run`."""
         with store_errors(self.root):
             self.records.save_run(record)
 
