@@ -72,15 +72,16 @@ class Records:
         record = self._read(self.root / "refs" / "taken-in" / f"{tree}.json")
         return list((record or {}).get("paths", ()))
 
-    def manifests(self, digest: str) -> list[dict[str, Any]]:
-        """Every manifest of an artifact (`Manifest.to_json`), newest last."""
+    def manifests(self, digest: str) -> list[Manifest]:
+        """Every manifest of an artifact, newest first."""
         folder = f"manifests/{digest.removeprefix('sha256:')}"
-        records = (self._read(self.root / folder / name) for name in self._names(folder))
-        return sorted((record for record in records if record), key=lambda record: str(record["ended"]))
+        records = [self._read(self.root / folder / name) for name in self._names(folder)]
+        manifests = [Manifest.from_json(record) for record in records if record]
+        return sorted(manifests, key=lambda manifest: manifest.ended, reverse=True)
 
     def save_run(self, record: Mapping[str, Any]) -> None:
-        """Keeps the record of a run under its id, which is its field `run`."""
-        name = str(record["run"])
+        """Keeps the record of a run under its `id`."""
+        name = str(record["id"])
         if not re.fullmatch(r"[\w.-]{1,128}", name) or name.startswith("."):
             raise ValueError(f"a run's id is made of letters, digits, -, _ and ., not {name!r}")
         self._write(self.root / "runs" / f"{name}.json", record)

@@ -59,7 +59,7 @@ class Store(Protocol):
     def actions_of(self, stage: str) -> Iterator[ActionRecord]: ...  # noqa: D102
     def commit(self, manifest: Manifest) -> ActionRecord: ...  # noqa: D102
     def artifacts(self) -> list[ArtifactRef]: ...  # noqa: D102
-    def manifests(self, reference: Reference) -> list[dict[str, Any]]: ...  # noqa: D102
+    def manifests(self, reference: Reference) -> list[Manifest]: ...  # noqa: D102
     def taken_in_from(self, reference: Reference) -> list[str]: ...  # noqa: D102
     def lease(  # noqa: D102
         self,
@@ -323,8 +323,8 @@ class LocalStore:
         names = set(self.records.artifacts()) | {f"sha256:{name}" for name in self.records.taken_in()}
         return [self.tree(name).ref for name in sorted(names) if self._tree_path(_name(name)).exists()]
 
-    def manifests(self, reference: Reference) -> list[dict[str, Any]]:
-        """Every manifest of an artifact (`Manifest.to_json`), newest last; none if a user handed it in."""
+    def manifests(self, reference: Reference) -> list[Manifest]:
+        """Every manifest of an artifact, newest first; none if a user handed it in."""
         return self.records.manifests(f"sha256:{_name(reference)}")
 
     def taken_in_from(self, reference: Reference) -> list[str]:
@@ -368,7 +368,7 @@ class LocalStore:
         return self.workspace.folder()
 
     def save_run(self, record: dict[str, Any]) -> None:
-        """Keeps the record of a run under its id, which is its field `run`."""
+        """Keeps the record of a run under its `id`."""
         with store_errors(self.root):
             self.records.save_run(record)
 
