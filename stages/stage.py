@@ -38,10 +38,13 @@ class Input:
 
 @dataclass(frozen=True)
 class Prepared(Generic[A]):
-    """Arguments whose moving parts (a branch, a local path) have been pinned, and the paths to take in as inputs."""
+    """Arguments whose moving parts (a branch, a local path) have been pinned, and the paths to take in as inputs.
+
+    Several paths for one input become one folder, `0/…`, `1/…`.
+    """
 
     arguments: A
-    inputs: Mapping[str, Path] = field(default_factory=dict)
+    inputs: Mapping[str, Path | tuple[Path, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
