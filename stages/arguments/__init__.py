@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stages.arguments.commands import HOMES
+
 if TYPE_CHECKING:
     from stages.arguments.base import Arguments
     from stages.arguments.commands.export import ExportArguments
@@ -45,21 +47,9 @@ __all__ = [
     "TrainArguments",
 ]
 
-# A class of 240 fields takes 10 ms to make: only the one that is asked for is.
-_HOMES = {
-    "Arguments": "base",
-    "DeployArguments": "commands.serving",
-    "EvalArguments": "commands.serving",
-    "ExportArguments": "commands.export",
-    "InferArguments": "commands.serving",
-    "PtArguments": "commands.training",
-    "RLHFArguments": "commands.training",
-    "SftArguments": "commands.training",
-    "SftThenExportArguments": "commands.sft_then_export",
-}
-
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'stages')}"), name)
+    home = "base" if name == "Arguments" else "commands" if name in HOMES else "stages"
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -80,6 +80,7 @@ class Arguments(BaseModel):
         defer_build=True,
         protected_namespaces=(),
         validate_default=False,
+        allow_inf_nan=False,
     )
     GROUP: ClassVar[str] = ""
     NAME: ClassVar[str] = ""
@@ -113,14 +114,17 @@ class Arguments(BaseModel):
     # Declared here, it runs before the checks of any subclass: what is not supported is said first.
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Self:
-        fields = type(self).model_fields
-        given = {
-            name: value
-            for name in self.model_fields_set
-            if (value := getattr(self, name)) != fields[name].get_default(call_default_factory=True)
-        }
-        refuse_unsupported(given, self.NAME)
+        refuse_unsupported(
+            {name: getattr(self, name) for name in self.model_fields_set if self._given(name)}, self.NAME
+        )
         return self
+
+    def _given(self, name: str) -> bool:
+        """Whether the user gave `name` a value other than its default; only for use in validators."""
+        if name not in self.model_fields_set:
+            return False
+        default: object = type(self).model_fields[name].get_default(call_default_factory=True)
+        return bool(getattr(self, name) != default)
 
     def _resolve(self, **values: object) -> None:
         """Settles what was left for us to decide; only for use in validators."""

@@ -62,7 +62,7 @@ class DatasetArguments(DataSeedArguments, RowWorkArguments):
     @model_validator(mode="after")
     def _settle_split(self) -> Self:
         if self.val_dataset or self.streaming:
-            if "split_dataset_ratio" in self.model_fields_set and self.split_dataset_ratio not in (0, 0.01):
+            if self._given("split_dataset_ratio") and self.split_dataset_ratio != 0:
                 reason = "`--val_dataset`" if self.val_dataset else "`--streaming`"
                 raise ValueError(
                     f"{reason} leaves nothing to split: drop `--split_dataset_ratio {self.split_dataset_ratio}`"

@@ -43,7 +43,7 @@ class BoftArguments(Arguments):
     def _settle_boft_blocks(self) -> Self:
         if self.boft_block_num == 0:
             return self
-        if "boft_block_size" in self.model_fields_set and self.boft_block_size != 0:
+        if self._given("boft_block_size") and self.boft_block_size != 0:
             raise ValueError("`--boft_block_size` and `--boft_block_num` both set the blocks: give one of them")
         self._resolve(boft_block_size=0)
         return self

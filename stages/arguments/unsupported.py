@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["UNSUPPORTED", "UNSUPPORTED_COMMANDS", "Unsupported", "is_unsupported", "refuse_unsupported"]
+__all__ = ["UNSUPPORTED", "UNSUPPORTED_COMMANDS", "Unsupported", "refuse_unsupported", "unsupported_values"]
 
 
 class Unsupported(NamedTuple):
@@ -24,11 +24,8 @@ class Unsupported(NamedTuple):
     only: tuple[str, ...] = ()
 
 
-_ALL = Unsupported()
 # The parameters that these commands alone have are refused with the command.
 UNSUPPORTED_COMMANDS = ("pt", "rlhf", "infer", "deploy", "eval")
-_NO_GENERATION = Unsupported(only=("sft", "export"))
-_ON_LOAD = Unsupported(only=("sft",))
 
 _NAMES_ALWAYS = """
 model_type rope_scaling local_repo_path
@@ -54,39 +51,48 @@ hub_token hub_strategy hub_always_push hub_revision
 sortish_sampler generation_max_length generation_num_beams generation_config
 """
 
-UNSUPPORTED: dict[str, Unsupported] = {
-    **dict.fromkeys(_NAMES_ALWAYS.split(), _ALL),
-    "attn_impl": Unsupported("flash_attn"),
-    "train_type": Unsupported("(?!(lora|full)$).*"),
-    "tuner_backend": Unsupported("unsloth"),
-    "init_lora_weights": Unsupported("pissa.*"),
-    "lazy_tokenize": Unsupported("True"),
-    "max_new_tokens": _NO_GENERATION,
-    "temperature": _NO_GENERATION,
-    "top_k": _NO_GENERATION,
-    "top_p": _NO_GENERATION,
-    "repetition_penalty": _NO_GENERATION,
-    "num_beams": _NO_GENERATION,
-    "quant_method": Unsupported(".*", only=("sft",)),
-    "quant_bits": _ON_LOAD,
-    "bnb_4bit_compute_dtype": _ON_LOAD,
-    "bnb_4bit_quant_type": _ON_LOAD,
-    "bnb_4bit_use_double_quant": _ON_LOAD,
-    "bnb_4bit_quant_storage": _ON_LOAD,
-    "push_to_hub": _ON_LOAD,
-    "hub_model_id": _ON_LOAD,
-    "hub_private_repo": _ON_LOAD,
-    "eval_dataset": Unsupported("(?!general_(qa|mcq):).*"),
+# Nothing is generated there.
+_NAMES_GENERATION = "max_new_tokens temperature top_k top_p repetition_penalty num_beams"
+
+# Training on a quantized model, and pushing from the trainer.
+_NAMES_SFT = """
+quant_bits bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant bnb_4bit_quant_storage
+push_to_hub hub_model_id hub_private_repo commit_message
+"""
+
+UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
+    **dict.fromkeys(_NAMES_ALWAYS.split(), (Unsupported(),)),
+    **dict.fromkeys(_NAMES_GENERATION.split(), (Unsupported(only=("sft", "export")),)),
+    **dict.fromkeys(_NAMES_SFT.split(), (Unsupported(only=("sft",)),)),
+    "attn_impl": (Unsupported("flash_attn"),),
+    "train_type": (Unsupported("(?!(lora|full)$).*"),),
+    "tuner_backend": (Unsupported("unsloth"),),
+    "init_lora_weights": (Unsupported("pissa.*"),),
+    "lazy_tokenize": (Unsupported("True"),),
+    "quant_method": (Unsupported(only=("sft",)), Unsupported("awq")),
+    "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*"),),
 }
+"""Which parameters, and which of their values, are refused where."""
 
 
-def is_unsupported(name: str, value: object, scope: str) -> bool:
-    """Whether `scope` (a stage or command) does not act upon `name` set to `value` yet."""
-    rule = UNSUPPORTED.get(name)
-    if rule is None or scope in UNSUPPORTED_COMMANDS or (rule.only and scope not in rule.only):
-        return False
-    values = value if isinstance(value, list) else [value]
-    return not rule.values or any(re.fullmatch(rule.values, str(one)) for one in values)
+def unsupported_values(name: str, value: object, scope: str) -> list[object] | None:
+    """What of `value` is not acted upon yet by `scope` (a stage or command): all of it, one by one; None if all is.
+
+    An empty list stands for the parameter as such, whatever its value.
+    """
+    if scope in UNSUPPORTED_COMMANDS:
+        return None
+    for rule in UNSUPPORTED.get(name, ()):
+        if rule.only and scope not in rule.only:
+            continue
+        if not rule.values:
+            return []
+        refused = [
+            one for one in (value if isinstance(value, list) else [value]) if re.fullmatch(rule.values, str(one))
+        ]
+        if refused:
+            return refused
+    return None
 
 
 def refuse_unsupported(given: Mapping[str, object], scope: str) -> None:
@@ -96,6 +102,6 @@ def refuse_unsupported(given: Mapping[str, object], scope: str) -> None:
         ValueError: naming the flag, and the value where other values work.
     """
     for name, value in given.items():
-        if is_unsupported(name, value, scope):
-            shown = f" {value}" if UNSUPPORTED[name].values and not isinstance(value, list) else ""
-            raise ValueError(f"--{name}{shown} is not supported yet")
+        refused = unsupported_values(name, value, scope)
+        if refused is not None:
+            raise ValueError(f"--{' '.join([name, *map(str, refused)])} is not supported yet")

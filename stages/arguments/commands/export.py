@@ -48,7 +48,7 @@ class ExportArguments(
     @model_validator(mode="after")
     def _settle_export(self) -> Self:
         if self.max_length is not None and self.max_length != self.quant_seqlen:
-            if "quant_seqlen" in self.model_fields_set:
+            if self._given("quant_seqlen"):
                 raise ValueError(
                     f"`--max_length {self.max_length}` and `--quant_seqlen {self.quant_seqlen}` are one parameter "
                     "in export: give it once"

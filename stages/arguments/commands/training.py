@@ -22,7 +22,7 @@ class TrainingArguments(DownloadArguments, PreprocessArguments, TokenizeArgument
 
     @model_validator(mode="after")
     def _settle_validation(self) -> Self:
-        if self.eval_strategy == "no" and "eval_strategy" in self.model_fields_set and not self.val_dataset:
+        if self.eval_strategy == "no" and self._given("eval_strategy") and not self.val_dataset:
             self._resolve(split_dataset_ratio=0.0)
         return self
 
