@@ -1,124 +1,35 @@
 """The flows that `prefect.yaml` deploys: one for every pipeline, one for every stage by itself.
 
-    prefect deployment run sft-then-export/local -p model=M -p dataset='["D#500"]' -p lora_rank=16
+    prefect deployment run sft-then-export/local -p model=M -p 'dataset=["D#500"]' -p lora_rank=16
     prefect deployment run merge/cpu -p model=sha256:… -p adapter=sha256:…
 
-Each flow's signature is its arguments, flat, under SWIFT's names, so that the UI's form and `-p` know all of them.
+`flows.deployments.train` is made when it is asked for: a worker that runs one stage makes one flow.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from prefect import Flow, flow
-from stages.arguments.signature import signature
+from prefect import Flow
 
-from flows.execute import execute
-from flows.naming import run_name
-from flows.output import OutputFolder
+from flows.flow import flow_for, single_stage
 from flows.parameters import output_folder
-from flows.pipeline import Call, Given, Pipeline, get_pipeline
-from flows.record import RunRecord
-from stages.arguments.base import Arguments
-from stages.artifacts.store import open_store
-from stages.registry import get_stage
+from flows.pipeline import PIPELINE_NAMES, get_pipeline
+from stages.registry import STAGE_NAMES
 
-__all__ = ["flow_for", "single_stage"]
+__all__ = ["get_flow"]
 
 
-def flow_for(
-    pipeline: Pipeline,
-    *,
-    inputs: tuple[str, ...] = (),
-    place: Callable[[Arguments], OutputFolder] | None = None,
-    force: frozenset[str] = frozenset(),
-) -> Flow[..., dict[str, Any]]:
-    """The Prefect flow of a pipeline.
-
-    Args:
-        pipeline: the page and its arguments.
-        inputs: names of artifacts that are given as `-p name=sha256:…` beside the arguments.
-        place: makes the output folder; None keeps results in the store alone.
-        force: stages that run even if the store has their result.
-    """
-
-    def body(**parameters: Any) -> dict[str, Any]:
-        given = {name: parameters.pop(name) for name in inputs if parameters.get(name)}
-        for name in inputs:
-            parameters.pop(name, None)
-        arguments = pipeline.arguments(**parameters)
-        bound = Pipeline(pipeline.name, _with_inputs(pipeline.page, given), pipeline.arguments, pipeline.help)
-        record: RunRecord = execute(
-            bound, arguments, place(arguments) if place else None, force=force, given={**parameters, **given}
-        )
-        return record.to_json()
-
-    body.__name__ = pipeline.name.replace("-", "_")
-    body.__doc__ = pipeline.help
-    body.__signature__ = _signature(pipeline.arguments, inputs)  # type: ignore[attr-defined]
-    body.__annotations__ = {name: p.annotation for name, p in body.__signature__.parameters.items()}  # type: ignore[attr-defined]
-    return flow(
-        name=pipeline.name,
-        description=pipeline.help,
-        flow_run_name=run_name,
-        persist_result=False,
-        validate_parameters=False,
-    )(body)
-
-
-def _with_inputs(page: Callable[..., None], given: dict[str, str]) -> Callable[[Any, Call], None]:
-    if not given:
-        return page
-    return lambda arguments, call: page(arguments, call, **{name: _source(value) for name, value in given.items()})
-
-
-def _source(value: str) -> Given:
-    """`sha256:…` from the store, anything else a path."""
-    return Given(open_store().find(value) if value.startswith("sha256:") else Path(value))
-
-
-def _signature(arguments: type[Arguments], inputs: tuple[str, ...]) -> inspect.Signature:
-    flat = signature(arguments)
-    extra = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=str, default="")
-        for name in inputs
-        if name not in flat.parameters
-    ]
-    return flat.replace(parameters=[*extra, *flat.parameters.values()])
-
-
-def single_stage(name: str) -> tuple[Pipeline, tuple[str, ...]]:
-    """A pipeline of one stage, and the names of the inputs that it takes by digest.
-
-    An input that bears an argument's name (`dataset` of preprocess) is what that argument's path is taken in as.
-    """
-    stage = get_stage(name)
-    inputs = tuple(name for name in stage.inputs if name not in stage.arguments.model_fields)
-
-    def page(arguments: Arguments, call: Call, **given: Given) -> None:
-        call(stage.name, **given)
-
-    title = stage.name.replace("_", "-")
-    return Pipeline(title, page, stage.arguments, f"the stage {title} by itself"), inputs
-
-
-def _stage_flow(name: str) -> Flow[..., dict[str, Any]]:
+def get_flow(name: str) -> Flow[..., dict[str, Any]]:
+    """The flow called `name`: a pipeline, or a stage by itself."""
+    dashed = name.replace("_", "-")
+    if dashed in PIPELINE_NAMES:
+        return flow_for(get_pipeline(dashed), place=output_folder)
     pipeline, inputs = single_stage(name)
     return flow_for(pipeline, inputs=inputs)
 
 
-sft = flow_for(get_pipeline("sft"), place=output_folder)
-export = flow_for(get_pipeline("export"), place=output_folder)
-sft_then_export = flow_for(get_pipeline("sft-then-export"), place=output_folder)
-
-download = _stage_flow("download")
-preprocess = _stage_flow("preprocess")
-tokenize = _stage_flow("tokenize")
-train = _stage_flow("train")
-merge = _stage_flow("merge")
-quantize = _stage_flow("quantize")
-evaluate = _stage_flow("evaluate")
-push_to_hub = _stage_flow("push_to_hub")
+def __getattr__(name: str) -> Flow[..., dict[str, Any]]:
+    if name in STAGE_NAMES or name.replace("_", "-") in PIPELINE_NAMES:
+        return get_flow(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

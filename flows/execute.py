@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
@@ -42,17 +42,13 @@ class TaskCall:
         line.inputs = {name: value.handle.artifact for name, value in given.items() if isinstance(value, Step)}
         self.record.stages.append(line)
         started = time.monotonic()
-        state = task_for(stage, step.title)(
-            stage,
-            arguments,
-            {name: _passed(value) for name, value in given.items()},
-            step.title,
-            force=stage in self.force,
-            return_state=True,
-        )
+        passed = {name: _passed(value) for name, value in given.items()}
+        forced = stage in self.force
+        task = task_for(stage, step.title)
+        state = cast(State[Any], task(stage, arguments, passed, step.title, force=forced, return_state=True))
         line.seconds = time.monotonic() - started
         result = self._result(step, state)
-        self._note(line, result, arguments)
+        self._note(line, result)
         return Step(stage, label, Done(result.artifact, state))
 
     def skip(self, stage: str, reason: str, *, label: str = "") -> None:
@@ -71,14 +67,12 @@ class TaskCall:
             raise error
         raise StageFailed(f"{step.title} failed: {type(error).__name__}: {error}")
 
-    def _note(self, line: StageRecord, result: StageResult, arguments: Arguments) -> None:
+    def _note(self, line: StageRecord, result: StageResult) -> None:
         line.status, line.key, line.artifact = result.status, result.key, result.artifact
         line.attachments, line.seconds, line.metrics = result.attachments, result.seconds, dict(result.metrics)
         line.inputs = dict(result.inputs)
         if self.output is not None:
-            place = self.output.place(
-                line.stage, line.label, result.artifact, result.attachments, line.metrics, arguments
-            )
+            place = self.output.place(line.stage, line.label, result.artifact, result.attachments, line.metrics)
             line.path = str(place) if place else None
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.pipeline import Call, Given, Pipeline, Step
-from stages.arguments import ExportArguments
+from stages.arguments import ExportArguments, QuantizeArguments
+from stages.arguments.export import PushToHubSwitch
 
 __all__ = ["PIPELINE", "export", "publish", "quantize"]
 
 NEEDS_CALIBRATION = ("gptq", "awq")
 
 
-def quantize(arguments: ExportArguments, call: Call, model: Step | Given, tokens: Step | None) -> Step | None:
+def quantize(arguments: QuantizeArguments, call: Call, model: Step | Given, tokens: Step | None) -> Step | None:
     """Quantizes if a method was given; only methods that calibrate see any tokens."""
     if arguments.quant_method is None:
         call.skip("quantize", "no --quant_method was given")
@@ -20,7 +21,7 @@ def quantize(arguments: ExportArguments, call: Call, model: Step | Given, tokens
     return call("quantize", model=model, tokens=tokens if arguments.quant_method in NEEDS_CALIBRATION else None)
 
 
-def publish(arguments: ExportArguments, call: Call, model: Step | Given, report: Step | None = None) -> None:
+def publish(arguments: PushToHubSwitch, call: Call, model: Step | Given, report: Step | None = None) -> None:
     """Pushes to a hub if asked to."""
     if arguments.push_to_hub:
         call("push_to_hub", model=model, report=report)

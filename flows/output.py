@@ -92,7 +92,6 @@ class OutputFolder:
         artifact: ArtifactRef,
         attachments: str | None,
         metrics: dict[str, Any],
-        arguments: Arguments,
     ) -> Path | None:
         """Places one stage's result; answers where, or None for results that stay in the store alone."""
         if stage == "train":
@@ -100,7 +99,8 @@ class OutputFolder:
         if stage == "merge":
             return self._replace(self._beside("merged"), artifact)
         if stage == "quantize":
-            return self._replace(self._beside(f"{arguments.quant_method}-int{arguments.quant_bits}"), artifact)
+            suffix = f"{self.arguments_value('quant_method')}-int{self.arguments_value('quant_bits')}"
+            return self._replace(self._beside(suffix), artifact)
         if stage == "evaluate":
             return self._replace(self._reports() / (label or "model"), artifact)
         return None

@@ -5,9 +5,8 @@ No bytes pass through Prefect: a task takes and gives references, and the store 
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from stages.artifacts.store import open_store
 from stages.errors import Interrupted, UserError
 from stages.registry import get_stage
 from stages.run import StageResult, run_stage
+from stages.stopping import StopSignals
 
 __all__ = ["run_as_task", "task_for"]
 
@@ -40,17 +40,13 @@ def may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 
 
 @contextmanager
-def stop_flag() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets while a stage runs, so that training saves before it ends."""
-    event = threading.Event()
+def stop_request() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or Ctrl-C came while a stage runs, so that training saves before it ends."""
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield lambda: False
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with StopSignals() as signals:
+        yield signals.is_requested
 
 
 @task(
@@ -75,7 +71,7 @@ def run_as_task(
     sources = {name: value.artifact if isinstance(value, StageResult) else value for name, value in inputs.items()}
     reporter = PrefectReporter(title)
     try:
-        with stop_flag() as stop:
+        with stop_request() as stop_requested:
             result = run_stage(
                 definition,
                 arguments,
@@ -83,16 +79,22 @@ def run_as_task(
                 store=open_store(),
                 reporter=reporter,
                 logger=get_run_logger(),
-                stop_requested=stop.is_set,
+                stop_requested=stop_requested,
                 force=force,
             )
     finally:
         reporter.flush()
+    reporter.terminal.close(_sentence(result))
     show_result(title, result)
     names = {"cached": "Cached", "resumed": "Resumed"}
     return Completed(
         name=names.get(result.status), message=f"{result.status} {result.artifact.digest[:19]}", data=result
     )
+
+
+def _sentence(result: StageResult) -> str:
+    """`ran in 12.3 s`, `cached`."""
+    return "cached" if result.status == "cached" else f"{result.status} in {result.seconds:.1f} s"
 
 
 def task_for(stage: str, title: str) -> Task[..., Any]:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -16,8 +16,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from stages.reporting import TerminalReporter
 
+from stages.reporting import TerminalReporter
 from stages.run import StageResult
 
 __all__ = ["PrefectReporter", "show_result"]
@@ -62,7 +62,7 @@ class PrefectReporter:
         percent = min(100.0, 100.0 * done / total)
         if self._progress is None:
             key = artifact_key(self.title, "progress")
-            self._progress = create_progress_artifact(progress=percent, key=key, description=text)
+            self._progress = cast(UUID, create_progress_artifact(progress=percent, key=key, description=text))
         else:
             update_progress_artifact(self._progress, progress=percent, description=text)
 
@@ -79,7 +79,8 @@ class PrefectReporter:
         self._reports[name] = text
 
     def flush(self) -> None:
-        """Sends pictures and reports."""
+        """Sends pictures and reports, and takes the progress line away."""
+        self.terminal.close()
         for name, picture in self._images.items():
             data = base64.b64encode(picture).decode()
             # Prefect's own image artifact prints the whole data: URL below the picture.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.arguments.command_line import parse
-
 from flows.commands.common import Request, split_json
 from flows.parameters import given_parameters
 from flows.pipeline import Given, Pipeline, get_pipeline
 from stages.arguments.base import Arguments
+from stages.arguments.command_line import parse
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store
 from stages.errors import ArgumentsError, UnknownReference
@@ -106,7 +105,7 @@ def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], 
     from flows.quiet import start_prefect
 
     start_prefect()
-    from flows.deployments import flow_for
+    from flows.flow import flow_for
 
     prepare = get_stage(name).prepare
     named_by_arguments = prepare(arguments).inputs.keys() if prepare else ()

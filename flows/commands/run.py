@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from stages.arguments.command_line import help_text
-
 from flows.commands.common import Request, read_request, split_json
 from flows.summary import print_run
 from stages.arguments import commands as command_arguments
+from stages.arguments.command_line import help_text
 from stages.errors import ArgumentsError
 
 __all__ = ["main", "run_request"]
@@ -39,7 +38,7 @@ def run_request(request: Request, *, as_json: bool, force: frozenset[str] = froz
 
     output_folder(request.arguments)
     start_prefect()
-    from flows.deployments import flow_for
+    from flows.flow import flow_for
 
     flow = flow_for(request.pipeline, place=output_folder, force=force)
     return finish(flow(**request.given, return_state=True), as_json=as_json)
