@@ -120,10 +120,13 @@ def shape(annotation: Any) -> Shape:
     kinds: set[type] = set()
     choices: list[Any] = []
     for member in _members(annotation):
-        if get_origin(member) is Literal:
+        origin = get_origin(member)
+        if origin is Literal:
             choices += get_args(member)
-        else:
-            kinds.add(get_origin(member) or member)
+            continue
+        kinds.add(origin or member)
+        if origin is list:
+            kinds |= set(_members(get_args(member)[0]))
     return Shape(
         frozenset(kinds - {type(None), list}), tuple(choices), many=list in kinds, optional=type(None) in kinds
     )

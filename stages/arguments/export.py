@@ -1,5 +1,6 @@
 """SWIFT's export parameters: quantizing a model into files, and pushing it to a hub."""
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, model_validator
@@ -13,6 +14,12 @@ __all__ = ["CalibrationArguments", "ExportQuantizationArguments", "PushArguments
 def _check_group_size(value: int) -> int:
     if value != -1 and value < 16:
         raise ValueError("give -1 (one group a row) or at least 16")
+    return value
+
+
+def _check_repository(value: str) -> str:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        raise ValueError("give group/name, in letters, digits, dots, dashes and underscores")
     return value
 
 
@@ -52,7 +59,7 @@ class PushArguments(Arguments):
 
     GROUP: ClassVar[str] = "Export Parameters"
 
-    hub_model_id: str | None = option(None)
+    hub_model_id: Annotated[str, AfterValidator(_check_repository)] | None = option(None)
     """Repository on the hub: group/name."""
     hub_private_repo: bool = option(False)
     """Make the repository private."""

@@ -229,7 +229,7 @@ def _annotation(kind: Any, choices: tuple[Any, ...] | None) -> str:
     if names & {"dict", "ParallelismConfig"}:
         return f"JsonObject{optional}"
     if "Literal" in names:
-        return f"str | Literal[False]{optional}"
+        return f"str | bool{optional}"
     if "list" in names:
         return f"Strings{optional}"
     for name in ("str", "float", "int", "bool"):

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from stages.arguments.base import Arguments
 from stages.arguments.command_line import Shape, shape
-from stages.arguments.unsupported import UNSUPPORTED_COMMANDS, unsupported_values
+from stages.arguments.unsupported import UNSUPPORTED, UNSUPPORTED_COMMANDS, applies, unsupported_values
 
 __all__ = ["FieldHelp", "descriptions", "groups", "help_text"]
 
@@ -62,10 +62,13 @@ def descriptions(model: type[Arguments]) -> dict[str, str]:
 
 
 def groups(model: type[Arguments]) -> dict[str, list[str]]:
-    """The fields under each of SWIFT's headings, in SWIFT's order."""
+    """The fields under each of SWIFT's headings; within one, in the order of the classes that declare them."""
     found: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name in model.model_fields:
-        found[_owner(model, name)[0]].append(name)
+    for base in model.__mro__:
+        for name in vars(base).get("__annotations__", {}):
+            group = _owner(model, name)[0] if name in model.model_fields else ""
+            if group and name not in found[group]:
+                found[group].append(name)
     return {group: names for group, names in found.items() if names}
 
 
@@ -144,12 +147,16 @@ class FieldHelp:
     @property
     def not_yet(self) -> str:
         """Whether, or for which choices, it is not acted upon yet."""
-        default = self.field.default
-        probes = [choice for choice in self.shape.choices if choice != default] or [_Other()]
-        refused = [probe for probe in probes if unsupported_values(self.name, probe, self.scope) is not None]
-        if len(refused) == len(probes):
+        rules = [rule for rule in UNSUPPORTED.get(self.name, ()) if applies(rule, self.scope)]
+        if not rules:
+            return ""
+        if not rules[0].values:
             return "not supported yet"
-        return f"not supported yet: {', '.join(map(str, refused))}" if refused else ""
+        refused = [str(choice) for choice in self.shape.choices if self._refused(choice)] or [rules[0].note]
+        return f"not supported yet: {', '.join(refused)}"
+
+    def _refused(self, value: object) -> bool:
+        return unsupported_values(self.name, value, self.scope) is not None
 
     def line(self) -> str:
         """The help, its choices if they do not stand after the flag, the default, and what is not there yet."""
@@ -160,13 +167,6 @@ class FieldHelp:
         return f"{self.text}{choices}{f' ({notes})' if notes else ''}"
 
 
-class _Other:
-    """A value that is not the default."""
-
-    def __str__(self) -> str:
-        return "True"
-
-
 def help_text(model: type[Arguments], prog: str) -> str:
     """Every parameter of `model`, with default, choices and what is not supported yet, as wide as the terminal."""
     width = max(72, min(shutil.get_terminal_size((120, 24)).columns, 140))
@@ -175,8 +175,9 @@ def help_text(model: type[Arguments], prog: str) -> str:
         lines += ["", f"{prog} is not supported yet; these are the parameters it will take."]
     for group, names in groups(model).items():
         lines += ["", f"{group}:"]
-        for name in names:
-            lines += _entry(FieldHelp(name, model.model_fields[name], model), width)
+        fields = [FieldHelp(name, model.model_fields[name], model) for name in names]
+        for field in sorted(fields, key=lambda field: field.not_yet == "not supported yet"):
+            lines += _entry(field, width)
     return "\n".join(lines)
 
 

@@ -106,6 +106,12 @@ class TrainArguments(
 
     NAME: ClassVar[str] = "train"
 
+    @model_validator(mode="after")
+    def _check_device_map(self) -> Self:
+        if self.deepspeed is not None and self.device_map is not None:
+            raise ValueError("`--deepspeed` places the weights itself: drop `--device_map`")
+        return self
+
 
 class MergeArguments(SaveArguments):
     """How the merged model is stored."""

@@ -138,7 +138,7 @@ class TrainerArguments(Arguments):
     """Trackio: the Space that shows the run."""
     trackio_bucket_id: str | None = option(None, in_key=False)
     """Trackio: the bucket that holds the run."""
-    trackio_static_space_id: str | Literal[False] | None = option(None, in_key=False)
+    trackio_static_space_id: str | bool | None = option(None, in_key=False)
     """Trackio: a read-only Space over the bucket."""
     eval_steps: float | None = option(None, gt=0)
     """Steps between two validations; save_steps if left out, below 1 a share of all steps."""

@@ -120,6 +120,27 @@ class TrainerDefaultsArguments(EvalBatchArguments, TrainerArguments):
             self._resolve(eval_steps=self.save_steps)
         return self
 
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        for name in ("warmup_steps", "logging_steps", "eval_steps", "save_steps"):
+            value = getattr(self, name)
+            if value > 1 and value != int(value):
+                raise ValueError(f"--{name} {value:g}: above 1 it counts steps and must be a whole number")
+        return self
+
+    @model_validator(mode="after")
+    def _check_best_model(self) -> Self:
+        if self.load_best_model_at_end and self.save_strategy not in ("best", self.eval_strategy):
+            raise ValueError(
+                f"`--load_best_model_at_end` needs a checkpoint at each validation: set `--eval_strategy "
+                f"{self.eval_strategy}` and `--save_strategy {self.save_strategy}` to the same"
+            )
+        if self.save_strategy == "best" and self.metric_for_best_model is None:
+            raise ValueError("`--save_strategy best` needs `--metric_for_best_model`: give loss, or another metric")
+        if self.fp16 and self.bf16:
+            raise ValueError("`--fp16` and `--bf16` are two kinds of mixed precision: give one of them")
+        return self
+
 
 class ResumeArguments(Arguments):
     """Going on from an earlier run."""
@@ -168,7 +189,7 @@ class LossArguments(Arguments):
     """Whether accuracy counts tokens or whole answers."""
     optimizer: str | None = option(None)
     """A registered optimizer."""
-    metric: Literal["acc", "nlg"] | str | None = option(None)
+    metric: str | None = option(None)
     """What validation measures: acc, nlg, or a registered metric."""
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["UNSUPPORTED", "UNSUPPORTED_COMMANDS", "Unsupported", "refuse_unsupported", "unsupported_values"]
+__all__ = ["UNSUPPORTED", "UNSUPPORTED_COMMANDS", "Unsupported", "applies", "refuse_unsupported", "unsupported_values"]
 
 
 class Unsupported(NamedTuple):
@@ -18,10 +18,12 @@ class Unsupported(NamedTuple):
     Attributes:
         values: a regular expression for the values concerned; empty means every value but the default.
         only: the stages and commands concerned; empty means all.
+        note: what `--help` calls these values, where the field's type does not list them.
     """
 
     values: str = ""
     only: tuple[str, ...] = ()
+    note: str = ""
 
 
 # The parameters that these commands alone have are refused with the command.
@@ -67,30 +69,30 @@ UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     "attn_impl": (Unsupported("flash_attn"),),
     "train_type": (Unsupported("(?!(lora|full)$).*"),),
     "tuner_backend": (Unsupported("unsloth"),),
-    "init_lora_weights": (Unsupported("pissa.*"),),
-    "lazy_tokenize": (Unsupported("True"),),
+    "init_lora_weights": (Unsupported("pissa.*", note="pissa"),),
+    "lazy_tokenize": (Unsupported("True", note="true"),),
     "quant_method": (Unsupported(only=("sft",)), Unsupported("awq")),
-    "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*"),),
+    "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*", note="other benchmarks"),),
 }
 """Which parameters, and which of their values, are refused where."""
 
 
+def applies(rule: Unsupported, scope: str) -> bool:
+    """Whether a rule concerns a stage or command."""
+    return scope not in UNSUPPORTED_COMMANDS and (not rule.only or scope in rule.only)
+
+
 def unsupported_values(name: str, value: object, scope: str) -> list[object] | None:
-    """What of `value` is not acted upon yet by `scope` (a stage or command): all of it, one by one; None if all is.
+    """What of `value` is not acted upon yet by `scope` (a stage or command), one by one; None if nothing is refused.
 
     An empty list stands for the parameter as such, whatever its value.
     """
-    if scope in UNSUPPORTED_COMMANDS:
-        return None
+    values = value if isinstance(value, list) else [value]
     for rule in UNSUPPORTED.get(name, ()):
-        if rule.only and scope not in rule.only:
+        if not applies(rule, scope):
             continue
-        if not rule.values:
-            return []
-        refused = [
-            one for one in (value if isinstance(value, list) else [value]) if re.fullmatch(rule.values, str(one))
-        ]
-        if refused:
+        refused = [one for one in values if rule.values and re.fullmatch(rule.values, str(one))]
+        if refused or not rule.values:
             return refused
     return None
 

@@ -58,6 +58,8 @@ class ExportArguments(
             raise ValueError(f"`--quant_method {self.quant_method}` needs rows to calibrate on: add `--dataset`")
         if self.merge_lora and not self.adapters:
             raise ValueError("`--merge_lora` needs an adapter: add `--ckpt_dir` or `--adapters`")
+        if not (self.merge_lora or self.quant_method or self.push_to_hub):
+            raise ValueError("nothing to export: add `--merge_lora`, `--quant_method` or `--push_to_hub`")
         if len(self.adapters) > 1:
             raise ValueError(f"`--adapters` takes one adapter in export, not {len(self.adapters)}")
         return self
