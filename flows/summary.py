@@ -8,21 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from flows.record import RunRecord, StageRecord
+from stages.artifacts.describe import size_text
 
 __all__ = ["print_plan", "print_run"]
-
-
-def _size(size: int) -> str:
-    if size < 1000:
-        return f"{size} B"
-    power = min(4, (len(str(size)) - 1) // 3)
-    return f"{size / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 def _artifact(record: dict[str, Any] | None) -> str:
     if not record:
         return ""
-    return f"{record['kind']} {record['digest'].removeprefix('sha256:')[:12]} ({_size(record['size'])})"
+    return f"{record['kind']} {record['digest'].removeprefix('sha256:')[:12]} ({size_text(record['size'])})"
 
 
 def _loss(metrics: dict[str, Any]) -> str:
