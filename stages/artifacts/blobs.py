@@ -9,13 +9,14 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from stages.artifacts.disk import clone, sync_file, write_atomically
 from stages.artifacts.hashing import copy_and_hash, hash_file, on_all_cores
 from stages.artifacts.local_files import Found
 from stages.artifacts.tree import File, Tree
 from stages.artifacts.workspace import Workspace
-from stages.errors import UserError
+from stages.errors import StoreError, UserError
 
 __all__ = ["Blobs"]
 
@@ -53,9 +54,9 @@ class Blobs:
         return [File(file.name, file.size, known[index]) for index, file in enumerate(files)]
 
     def _add(self, file: Found, *, move: bool) -> str:
-        if move and file.own:
+        if move:
             sha256 = hash_file(file.path)
-            if self._adopt(file.path, sha256):
+            if self._is_blob(file.path, sha256) or (file.own and self._adopt(file.path, sha256)):
                 return sha256
         copy = self.workspace.file()
         try:
@@ -67,11 +68,16 @@ class Blobs:
             copy.unlink(missing_ok=True)
         return sha256
 
+    def _is_blob(self, file: Path, sha256: str) -> bool:
+        """Whether a file is a link to the blob itself: a stage may pass an input on without copying it."""
+        blob = self.path(sha256)
+        return blob.exists() and blob.samefile(file)
+
     def _adopt(self, file: Path, sha256: str) -> bool:
         """Gives a file its name as a blob; False if it lies on another file system."""
         blob = self.path(sha256)
         if blob.exists():
-            if hash_file(blob) == sha256:
+            if self._hash(sha256) == sha256:
                 file.unlink()
                 return True
             self.quarantine(sha256)
@@ -115,13 +121,31 @@ class Blobs:
                 bad.append(file)
             elif known.get(file.sha256) != list(stamp):
                 doubtful.append(file)
-        hashes = on_all_cores(lambda file: hash_file(self.path(file.sha256)), doubtful)
+        hashes = on_all_cores(lambda file: self._hash(file.sha256), doubtful)
         bad += [file for file, sha256 in zip(doubtful, hashes, strict=True) if sha256 != file.sha256]
         for file in bad:
             self.quarantine(file.sha256)
         if doubtful and not bad:
             self._remember_if_possible(tree)
         return bad
+
+    def rehash(self, file: File) -> Literal["whole", "damaged", "missing"]:
+        """Reads a blob again, whatever is known of it; moves nothing."""
+        stamp = self._stamp(file.sha256)
+        if stamp is None:
+            return "missing"
+        whole = stamp[0] == file.size and self._hash(file.sha256) == file.sha256
+        return "whole" if whole else "damaged"
+
+    def _hash(self, sha256: str) -> str:
+        """What a blob hashes to now; nothing if the disk cannot read it."""
+        try:
+            return hash_file(self.path(sha256))
+        except UserError as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise StoreError(str(error)) from error
+            logger.warning("%s", error)
+            return ""
 
     def _remember_if_possible(self, tree: Tree) -> None:
         try:

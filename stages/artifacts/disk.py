@@ -50,7 +50,7 @@ def store_errors(root: Path) -> Iterator[None]:
             raise no_space(root) from error
         if error.errno in NO_PERMISSION:
             raise StoreError(
-                f"cannot write to the store {root}: {error.strerror}. Set MARTLET_STORE to a folder of yours"
+                f"cannot write to the store {root}: {error.strerror}; set MARTLET_STORE to a folder of yours"
             ) from error
         raise StoreError(
             f"the store {root} failed: {error.strerror or error} ({error.filename or 'no file named'})"

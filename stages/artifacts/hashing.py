@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,34 +34,38 @@ def digest_of_json(value: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
-    return _read_through(path, None)
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def copy_and_hash(source: Path, target: Path) -> str:
     """Copies a file to a new one and returns the SHA-256 of what was copied, reading it once."""
+    digest = hashlib.sha256()
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        return _read_through(source, descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_through(source: Path, target: int | None) -> str:
-    digest = hashlib.sha256()
-    buffer = bytearray(BUFFER_BYTES)
-    view = memoryview(buffer)
-    try:
-        descriptor = os.open(source, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"cannot read {source}: {error.strerror}") from error
-    try:
-        while count := os.readv(descriptor, [buffer]):
-            if target is not None:
-                write_all(target, view[:count])
-            digest.update(view[:count])
+        for chunk in _chunks(source):
+            write_all(descriptor, chunk)
+            digest.update(chunk)
     finally:
         os.close(descriptor)
     return digest.hexdigest()
+
+
+def _chunks(path: Path) -> Iterator[memoryview]:
+    """The bytes of a file, in views of one buffer."""
+    buffer = bytearray(BUFFER_BYTES)
+    view = memoryview(buffer)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            while count := os.readv(descriptor, [buffer]):
+                yield view[:count]
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -43,7 +43,10 @@ class Found:
 
     def is_unchanged(self) -> bool:
         """Whether the file on the disk still is the one that was found."""
-        now = self.path.stat()
+        try:
+            now = self.path.stat()
+        except OSError:
+            return False
         return (now.st_size, now.st_mtime_ns, now.st_ino) == (self.size, self.stamp[0], self.stamp[2])
 
 
@@ -58,7 +61,8 @@ def scan(path: Path | Sequence[Path], *, skip: frozenset[str] = frozenset()) -> 
     else:
         found = [file for index, one in enumerate(path) for file in _files_of(one, f"{index}/", skip)]
     if not found:
-        raise UserError(f"{path} holds no file")
+        places = path if isinstance(path, Path) else " ".join(map(str, path))
+        raise UserError(f"{places} holds no file")
     return found
 
 

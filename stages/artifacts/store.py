@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from stages.artifacts.blobs import Blobs
 from stages.artifacts.checkout import check_out, copy_out
@@ -54,11 +54,13 @@ class Store(Protocol):
     def check_out(self, reference: Reference, to: Path, reads: Sequence[str] = EVERYTHING) -> None: ...  # noqa: D102
     def copy_out(self, reference: Reference, to: Path, reads: Sequence[str] = EVERYTHING) -> None: ...  # noqa: D102
     def is_whole(self, reference: Reference) -> bool: ...  # noqa: D102
+    def rehash(self, file: File) -> Literal["whole", "damaged", "missing"]: ...  # noqa: D102
     def action(self, key: str) -> ActionRecord | None: ...  # noqa: D102
     def recorded(self, key: str) -> ActionRecord | None: ...  # noqa: D102
     def actions_of(self, stage: str) -> Iterator[ActionRecord]: ...  # noqa: D102
     def commit(self, manifest: Manifest) -> ActionRecord: ...  # noqa: D102
     def artifacts(self) -> list[ArtifactRef]: ...  # noqa: D102
+    def trees(self) -> list[str]: ...  # noqa: D102
     def manifests(self, reference: Reference) -> list[Manifest]: ...  # noqa: D102
     def taken_in_from(self, reference: Reference) -> list[str]: ...  # noqa: D102
     def lease(  # noqa: D102
@@ -232,11 +234,11 @@ class LocalStore:
             raise UnknownReference(
                 f"{prefix!r} is not a digest: give sha256: and {SHORTEST_PREFIX} to 64 hexadecimal digits"
             )
-        names = [name for name in self._tree_names() if name.startswith(digits)]
+        names = [name for name in self.trees() if name.startswith(f"sha256:{digits}")]
         if not names:
             raise UnknownReference(_unknown(prefix, self.location))
         if len(names) > 1:
-            choices = ", ".join(f"sha256:{name[: len(digits) + 8]}" for name in names[:5])
+            choices = ", ".join(name[: len("sha256:") + len(digits) + 8] for name in names[:5])
             raise UnknownReference(f"{prefix} is ambiguous: it may be {choices}")
         return self.tree(names[0]).ref
 
@@ -269,11 +271,18 @@ class LocalStore:
             tree = self.tree(reference)
         except (UnknownReference, CorruptArtifact):
             return False
-        return not self.blobs.damaged(tree)
+        with store_errors(self.root):
+            return not self.blobs.damaged(tree)
+
+    def rehash(self, file: File) -> Literal["whole", "damaged", "missing"]:
+        """Reads a blob again, whatever is known of it."""
+        with store_errors(self.root):
+            return self.blobs.rehash(file)
 
     def _whole(self, reference: Reference, reads: Sequence[str]) -> Tree:
         tree = self.tree(reference)
-        bad = self.blobs.damaged(tree)
+        with store_errors(self.root):
+            bad = self.blobs.damaged(tree)
         if bad:
             names = ", ".join(file.path for file in bad[:3]) + (" …" if len(bad) > 3 else "")
             raise CorruptArtifact(
@@ -287,17 +296,17 @@ class LocalStore:
     def _tree_path(self, name: str) -> Path:
         return self.root / "trees" / f"{name}.json"
 
-    def _tree_names(self) -> list[str]:
+    def trees(self) -> list[str]:
+        """The digests of all trees: of artifacts, and of what is kept beside them."""
         folder = self.root / "trees"
-        return sorted(path.stem for path in folder.iterdir()) if folder.exists() else []
+        return sorted(f"sha256:{path.stem}" for path in folder.iterdir()) if folder.exists() else []
 
     # --- results ---
 
     def action(self, key: str) -> ActionRecord | None:
         """The answer to a key, if there is one and every blob of its artifact is what it was."""
         action = self.records.action(key)
-        with store_errors(self.root):
-            return action if action and self.is_whole(action.artifact) else None
+        return action if action and self.is_whole(action.artifact) else None
 
     def recorded(self, key: str) -> ActionRecord | None:
         """The answer to a key as it was recorded, whether or not its artifact is still whole."""
