@@ -11,10 +11,24 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-__all__ = ["Tensor", "write_safetensors"]
+__all__ = ["CODES", "Tensor", "write_safetensors"]
 
 SHARD_BYTES = 5 * 10**9
-CODES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
+CODES = {
+    "float64": ("F64", 8),
+    "float32": ("F32", 4),
+    "float16": ("F16", 2),
+    "bfloat16": ("BF16", 2),
+    "float8_e4m3fn": ("F8_E4M3", 1),
+    "float8_e5m2": ("F8_E5M2", 1),
+    "int64": ("I64", 8),
+    "int32": ("I32", 4),
+    "int16": ("I16", 2),
+    "int8": ("I8", 1),
+    "uint8": ("U8", 1),
+    "bool": ("BOOL", 1),
+}
+"""The format's code and the bytes of a value, by torch's name of the data type."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +37,7 @@ class Tensor:
 
     Attributes:
         name: the parameter's name in the Hugging Face model.
-        dtype: float32, float16 or bfloat16.
+        dtype: one of CODES.
         shape: sizes, outermost first.
         chunks: gives the bytes in row-major order, little-endian, piece by piece.
     """
@@ -31,7 +45,7 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[bytes]]
+    chunks: Callable[[], Iterable[bytes | memoryview]]
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,164 @@
+"""Which tensors a merged model has, and what each is made of: `plan_merge(BaseWeights(folder), edits)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stages.training.adapter import Edit
+
+__all__ = ["BaseTensor", "BaseWeights", "MergePlan", "MergedTensor", "plan_merge"]
+
+# Where the output head is not stored, it is the input embedding.
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class BaseTensor:
+    """A tensor of the base model, as the head of its file describes it."""
+
+    shard: Path
+    code: str
+    shape: tuple[int, ...]
+
+
+class BaseWeights:
+    """The tensors of a model folder, by name; they are read only when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the heads of all shards.
+
+        Raises:
+            ModelError: the model is quantized.
+        """
+        from safetensors import safe_open
+
+        from stages.sources.model_folder import read_json
+
+        self.config = read_json(folder / "config.json")
+        if quantized := self.config.get("quantization_config"):
+            method = quantized.get("quant_method", "unknown method")
+            raise ModelError(
+                f"the model is quantized ({method}), and merging into rounded weights loses most of the adapter: "
+                "give the float model that it was quantized from"
+            )
+        self.tensors: dict[str, BaseTensor] = {}
+        self._open: dict[Path, Any] = {
+            path: safe_open(path, framework="pt") for path in sorted(folder.glob("model*.safetensors"))
+        }
+        for path, file in self._open.items():
+            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                part = file.get_slice(name)
+                self.tensors[name] = BaseTensor(path, part.get_dtype(), tuple(part.get_shape()))
+
+    def read(self, name: str) -> Tensor:
+        """The tensor called `name`, mapped from its file."""
+        tensor: Tensor = self._open[self.tensors[name].shard].get_tensor(name)
+        return tensor
+
+    def find(self, name: str) -> str | None:
+        """The stored name of what a module tree calls `name`: some models are stored without their first prefix."""
+        if name in self.tensors:
+            return name
+        short = [stored for stored in self.tensors if name.endswith(f".{stored}")]
+        return max(short, key=len, default=None)
+
+    @property
+    def embedding(self) -> str | None:
+        """The input embedding's name."""
+        return next((name for name in self.tensors if name.endswith(EMBEDDINGS)), None)
+
+    @property
+    def ties_head(self) -> bool:
+        """Whether the output head is the input embedding."""
+        stored = any(name.endswith(HEADS) for name in self.tensors)
+        return not stored or bool(self.config.get("tie_word_embeddings"))
+
+
+@dataclass(frozen=True)
+class MergedTensor:
+    """A tensor to write: one of the base's, changed or not."""
+
+    name: str
+    source: str
+    edit: Edit | None = None
+
+    def make(self, base: BaseWeights) -> Tensor:
+        """Its values."""
+        value = base.read(self.source)
+        return value if self.edit is None else self.edit.apply(value)
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What the merged model is made of.
+
+    Attributes:
+        tensors: in the order in which they are written.
+        unties: whether the output head, which was the input embedding, becomes a tensor of its own.
+    """
+
+    tensors: tuple[MergedTensor, ...]
+    unties: bool
+
+
+def plan_merge(base: BaseWeights, edits: tuple[Edit, ...]) -> MergePlan:
+    """Finds the base tensor of each edit.
+
+    A head that shares its weights with the embedding parts from it when one of the two changes: in training, an
+    adapter on one of them leaves the other as it was.
+
+    Raises:
+        ModelError: an edit fits no tensor.
+    """
+    found: dict[str, Edit] = {}
+    heads: dict[str, Edit | None] = {}
+    for edit in edits:
+        stored = base.find(edit.name)
+        if stored is not None:
+            _check(edit, stored, base)
+            found[stored] = edit
+        elif edit.name.endswith(HEADS) and base.embedding is not None:
+            _check(edit, base.embedding, base)
+            heads[edit.name] = edit
+        else:
+            raise ModelError(_not_found(edit.name, base))
+    touched = bool(heads) or any(name.endswith((*EMBEDDINGS, *HEADS)) for name in found)
+    unties = touched and base.ties_head
+    if unties and not heads and not any(name.endswith(HEADS) for name in base.tensors):
+        heads[HEADS[0]] = None
+    tensors = [MergedTensor(name, name, found.get(name)) for name in base.tensors]
+    if base.embedding is not None:
+        tensors += [MergedTensor(name, base.embedding, edit) for name, edit in heads.items()]
+    return MergePlan(tuple(tensors), unties)
+
+
+def _check(edit: Edit, stored: str, base: BaseWeights) -> None:
+    tensor = base.tensors[stored]
+    if edit.shape() != tensor.shape or any(part.shape != tensor.shape for part in _replacements(edit.parts)):
+        raise ModelError(
+            f"the adapter's {edit.name} is for a tensor of shape {edit.shape()}, the model's has {tensor.shape}: "
+            "the adapter was trained on another model"
+        )
+    if tensor.code not in FLOATS:
+        raise ModelError(f"the model's {stored} is of type {tensor.code}: an adapter can be merged into floats only")
+
+
+def _replacements(parts: Mapping[str, Any]) -> list[Tensor]:
+    return [parts["replacement"]] if "replacement" in parts else []
+
+
+def _not_found(name: str, base: BaseWeights) -> str:
+    close = get_close_matches(name, base.tensors, n=1)
+    hint = f"; the closest is {close[0]}" if close else ""
+    return f"the adapter changes {name}, which the model does not have{hint}: it was trained on another model"
