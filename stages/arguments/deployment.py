@@ -30,7 +30,7 @@ class DeploymentArguments(Arguments):
     """Name that clients ask for; the last part of model if left out."""
     verbose: bool = option(True)
     """Log each request."""
-    log_interval: int = option(20)
+    log_interval: int = option(20, ge=0)
     """Seconds between two lines of statistics; 0 for none."""
     max_logprobs: int = option(20, ge=0)
     """Log-probabilities of one token that a client may ask for."""

@@ -32,7 +32,7 @@ class EvaluationArguments(BenchmarkArguments, ReportArguments):
 
     GROUP: ClassVar[str] = "Evaluation Parameters"
 
-    temperature: float | None = option(0.0, ge=0)
+    temperature: float = option(0.0, ge=0)
     """0 takes the likeliest token."""
     verbose: bool = option(False)
     """Log each request that the measured server gets."""

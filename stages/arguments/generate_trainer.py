@@ -218,7 +218,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
-def _annotation(kind: Any, choices: tuple[Any, ...] | None) -> str:
+def _annotation(kind: Any, choices: tuple[Any, ...] | None, *, one: bool) -> str:
     members = _members(kind)
     optional = " | None" if type(None) in members else ""
     names = {getattr(typing.get_origin(member) or member, "__name__", str(member)) for member in members}
@@ -230,7 +230,7 @@ def _annotation(kind: Any, choices: tuple[Any, ...] | None) -> str:
         return f"JsonObject{optional}"
     if "Literal" in names:
         return f"str | bool{optional}"
-    if "list" in names:
+    if "list" in names and not one:
         return f"Strings{optional}"
     for name in ("str", "float", "int", "bool"):
         if name in names:
@@ -259,7 +259,9 @@ def generate() -> str:
     for field in dataclasses.fields(Seq2SeqTrainingArguments):
         if field.name in SWIFT_FIELDS:
             continue
-        annotation = _annotation(hints[field.name], tuple(field.metadata.get("choices") or ()) or None)
+        annotation = _annotation(
+            hints[field.name], tuple(field.metadata.get("choices") or ()) or None, one=field.default == ""
+        )
         settings = [repr(_default(field, annotation))]
         settings += [BOUNDS[field.name]] if field.name in BOUNDS else []
         settings += ["in_key=False"] if field.name in NOT_IN_KEY else []

@@ -29,7 +29,7 @@ class InferenceArguments(CheckpointArguments):
     """A .jsonl file for the answers; infer_result/<time>.jsonl beside the model if left out."""
     writer_buffer_size: int = option(65536, ge=0)
     """Bytes held back before answers are written."""
-    max_batch_size: int | None = option(1, ge=1)
+    max_batch_size: int = option(1, ge=1)
     """Prompts the pt engine takes at a time."""
     val_dataset_sample: int | None = option(None, ge=1)
     """Rows drawn from the validation rows; all if left out."""

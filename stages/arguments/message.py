@@ -81,7 +81,7 @@ def unknown_option(name: str, model: type[Arguments], see: str = "") -> str:
 
 def error_line(error: ValidationError, model: type[Arguments]) -> str:
     """One line for `error`: what is wrong first, then the names of whatever else is."""
-    details = error.errors(include_url=False)
+    details = sorted(error.errors(include_url=False), key=lambda detail: detail["loc"][:1] != ("model",))
     unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
     first = (unknown or details)[0]
     names = list(dict.fromkeys(str(detail["loc"][0]) for detail in details if detail["loc"]))

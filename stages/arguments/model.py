@@ -16,15 +16,16 @@ _DEVICE = re.compile(r"auto|balanced|balanced_low_0|sequential|cpu|mps|(cuda|xpu
 
 def _read_device_map(value: object) -> object:
     """A JSON file, then JSON text, then a literal: the order in which SWIFT reads it."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or _DEVICE.fullmatch(value):
         return value
-    if value.strip().startswith("{"):
-        return json.loads(value)
-    if Path(value).is_file():
-        return json.loads(Path(value).read_text(encoding="utf-8"))
-    if not _DEVICE.fullmatch(value):
-        raise ValueError("give auto, cpu, cuda, cuda:N, a JSON object, or the path of a JSON file")
-    return value
+    try:
+        if value.strip().startswith("{"):
+            return json.loads(value)
+        if Path(value).is_file():
+            return json.loads(Path(value).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    raise ValueError("give auto, cpu, cuda, cuda:N, a JSON object, or the path of a JSON file")
 
 
 DeviceMap = Annotated[

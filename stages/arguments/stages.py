@@ -143,7 +143,7 @@ class EvaluateArguments(
 
     NAME: ClassVar[str] = "evaluate"
 
-    temperature: float | None = option(0.0, ge=0)
+    temperature: float = option(0.0, ge=0)
     """0 takes the likeliest token."""
 
 

@@ -236,7 +236,7 @@ class TrainerArguments(Arguments):
     """Settings of FSDP, as a JSON object or file."""
     deepspeed: JsonObject | None = option(None)
     """Settings of DeepSpeed, as a JSON object or file."""
-    debug: Strings = option("")
+    debug: str = option("")
     """Debugging aids: underflow_overflow, tpu_metrics_debug."""
     skip_memory_metrics: bool = option(True, in_key=False)
     """Leave memory out of the metrics."""

@@ -1,9 +1,9 @@
 """SWIFT's training parameters: transformers' own whose defaults SWIFT changes, and those that only SWIFT has."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from stages.arguments.base import Arguments, JsonObject, Strings, option
 from stages.arguments.trainer import TrainerArguments
@@ -122,7 +122,7 @@ class TrainerDefaultsArguments(EvalBatchArguments, TrainerArguments):
 
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
-        for name in ("warmup_steps", "logging_steps", "eval_steps", "save_steps"):
+        for name in ("warmup_steps", "logging_steps", "save_steps", "eval_steps"):
             value = getattr(self, name)
             if value > 1 and value != int(value):
                 raise ValueError(f"--{name} {value:g}: above 1 it counts steps and must be a whole number")
@@ -176,6 +176,11 @@ class TokenizeModeArguments(Arguments):
         return self
 
 
+def _sentence(value: object) -> object:
+    """Later releases of SWIFT say seq."""
+    return "sentence" if value == "seq" else value
+
+
 class LossArguments(Arguments):
     """What is optimized, how, and what is measured."""
 
@@ -185,7 +190,7 @@ class LossArguments(Arguments):
     """The loss: cross_entropy, loss_scale, or a registered one; cross entropy if left out."""
     num_labels: int | None = option(None, ge=1)
     """Number of classes, for training a classifier."""
-    acc_strategy: Literal["token", "sentence"] = option("token")
+    acc_strategy: Annotated[Literal["token", "sentence"], BeforeValidator(_sentence)] = option("token")
     """Whether accuracy counts tokens or whole answers."""
     optimizer: str | None = option(None)
     """A registered optimizer."""
