@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stages.artifacts.disk import is_no_space, no_space, remove_folder
+from stages.artifacts.disk import is_no_space, no_space, remove_folder, store_errors
 from stages.artifacts.machine import machine_facts, peak_memory
 from stages.artifacts.manifest import Manifest
 from stages.artifacts.reference import KINDS, ArtifactRef
@@ -59,7 +59,8 @@ class Attempt:
         """Calls the stage and commits what it made; the scratch folder is kept unless all of that succeeds."""
         started = datetime.now(UTC)
         try:
-            self._prepare()
+            with store_errors(Path(self.store.location)):
+                self._prepare()
             with peak_memory() as peak:
                 began = time.monotonic()
                 metrics = self._call()

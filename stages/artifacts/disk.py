@@ -41,27 +41,30 @@ def is_no_space(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def store_errors(root: Path) -> Iterator[None]:
-    """Turns the operating system's errors into one line that says what is wrong with the store."""
+def store_errors(place: Path, name: str = "the store", advice: str = "set MARTLET_STORE") -> Iterator[None]:
+    """Turns the operating system's errors into one line that says what is wrong with the place.
+
+    Args:
+        place: the store's folder, or one that is copied to.
+        name: what it is.
+        advice: how to choose another.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise no_space(root) from error
+            raise no_space(place, name, advice) from error
         if error.errno in NO_PERMISSION:
-            raise StoreError(
-                f"cannot write to the store {root}: {error.strerror}; set MARTLET_STORE to a folder of yours"
-            ) from error
-        raise StoreError(
-            f"the store {root} failed: {error.strerror or error} ({error.filename or 'no file named'})"
-        ) from error
+            reason = f"{error.strerror}; {advice} to a folder of yours"
+            raise StoreError(f"cannot write to {name} {place}: {reason}") from error
+        raise StoreError(f"{name} {place}: {error.strerror or error} ({error.filename or 'no file named'})") from error
 
 
-def no_space(root: Path) -> StoreError:
+def no_space(place: Path, name: str = "the store", advice: str = "set MARTLET_STORE") -> StoreError:
     """The error for a full disk, with what is free."""
-    free = shutil.disk_usage(root).free if root.exists() else 0
+    free = shutil.disk_usage(place).free if place.exists() else 0
     return StoreError(
-        f"no space left for the store {root} ({free / 1e6:,.0f} MB free): free some, or set MARTLET_STORE elsewhere"
+        f"no space left for {name} {place} ({free / 1e6:,.0f} MB free): free some, or {advice} to another disk"
     )
 
 

@@ -12,10 +12,11 @@ of users' own files), `refs/`, `runs/`, `leases/`, `scratch/<key>/`, `quarantine
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,8 @@ from stages.artifacts.workspace import Workspace
 from stages.errors import CorruptArtifact, UnknownReference, UserError
 
 __all__ = ["LocalStore", "Store", "open_store"]
+
+logger = logging.getLogger("martlet.store")
 
 MARKER = "martlet-store.json"
 FORMAT = 1
@@ -177,8 +180,7 @@ class LocalStore:
             hashes[file.name] = sha256
         ordered = [str(hashes[file.name]) for file in found]
         if unknown:
-            with store_errors(self.root):
-                self._note_source(known, found, ordered, None)
+            self._note_source_if_possible(known, found, ordered)
         return _tree(kind, found, ordered)
 
     def _store(self, kind: Kind, files: list[File]) -> ArtifactRef:
@@ -186,6 +188,12 @@ class LocalStore:
         write_atomically(self._tree_path(tree.name), tree.to_bytes(), self.workspace.path())
         self.blobs.remember(tree)
         return tree.ref
+
+    def _note_source_if_possible(self, known: Known, found: list[Found], hashes: list[str]) -> None:
+        try:
+            self._note_source(known, found, hashes, None)
+        except OSError as error:
+            logger.debug("what was read of %s is not kept: %s", known.places, error)
 
     def _note_source(self, known: Known, found: list[Found], hashes: list[str], ref: ArtifactRef | None) -> None:
         scratch = self.workspace.path()
@@ -262,7 +270,7 @@ class LocalStore:
             CorruptArtifact: a file is missing or is not what it was.
         """
         tree = self._whole(reference, reads)
-        with store_errors(to):
+        with store_errors(to, "the folder", "copy"):
             copy_out(self.blobs.path, tree, to)
 
     def is_whole(self, reference: Reference) -> bool:
@@ -351,9 +359,10 @@ class LocalStore:
     ) -> Iterator[None]:
         """Holds a key while its result is computed: see `lease.lease`."""
         path = self.root / "leases" / key
-        with store_errors(self.root):
-            path.parent.mkdir(exist_ok=True)
-        with lease(path, on_wait, stop_requested):
+        with ExitStack() as stack:
+            with store_errors(self.root):
+                path.parent.mkdir(exist_ok=True)
+                stack.enter_context(lease(path, on_wait, stop_requested))
             yield
 
     def scratch_path(self, key: str) -> Path:
@@ -372,9 +381,13 @@ class LocalStore:
         with store_errors(self.root):
             remove_folder(self.scratch_path(key))
 
-    def work_folder(self) -> AbstractContextManager[Path]:
+    @contextmanager
+    def work_folder(self) -> Iterator[Path]:
         """A new empty folder on the store's file system, removed afterwards, or when this process is gone."""
-        return self.workspace.folder()
+        with ExitStack() as stack:
+            with store_errors(self.root):
+                folder = stack.enter_context(self.workspace.folder())
+            yield folder
 
     def save_run(self, record: dict[str, Any]) -> None:
         """Keeps the record of a run under its `id`."""

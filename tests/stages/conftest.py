@@ -1,0 +1,40 @@
+"""Tiny real stages, and stores to run them in."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from stages.artifacts.store import LocalStore
+
+TINY = Path(__file__).with_name("tiny.py")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module beside this file; its path is `tiny.__file__`."""
+    spec = importlib.util.spec_from_file_location("tiny_stages", TINY)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tiny_stages"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """An empty store."""
+    return LocalStore(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """What the tiny stage repeats."""
+    path = tmp_path / "text.txt"
+    path.write_text("swift\n")
+    return path
