@@ -12,10 +12,14 @@ from stages.arguments.commands import HOMES
 
 if TYPE_CHECKING:
     from stages.arguments.base import Arguments
+    from stages.arguments.commands.deploy import DeployArguments
+    from stages.arguments.commands.eval import EvalArguments
     from stages.arguments.commands.export import ExportArguments
-    from stages.arguments.commands.serving import DeployArguments, EvalArguments, InferArguments
+    from stages.arguments.commands.infer import InferArguments
+    from stages.arguments.commands.pt import PtArguments
+    from stages.arguments.commands.rlhf import RLHFArguments
+    from stages.arguments.commands.sft import SftArguments
     from stages.arguments.commands.sft_then_export import SftThenExportArguments
-    from stages.arguments.commands.training import PtArguments, RLHFArguments, SftArguments
     from stages.arguments.stages import (
         DownloadArguments,
         EvaluateArguments,

@@ -53,7 +53,7 @@ class AlignmentArguments(Arguments):
             self._resolve(beta=2.0 if kind == "simpo" else 0.1)
         if getattr(self, "loss_type", "") is None:
             self._resolve(loss_type=_LOSSES[kind])
-        if getattr(self, "loss_scale", "last_round") == "default":
+        if kind != "orpo" and getattr(self, "loss_scale", "last_round") == "default":
             self._resolve(loss_scale="last_round")
         return self
 

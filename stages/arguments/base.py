@@ -114,9 +114,8 @@ class Arguments(BaseModel):
     # Declared here, it runs before the checks of any subclass: what is not supported is said first.
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Self:
-        refuse_unsupported(
-            {name: getattr(self, name) for name in self.model_fields_set if self._given(name)}, self.NAME
-        )
+        given = {name: getattr(self, name) for name in type(self).model_fields if self._given(name)}
+        refuse_unsupported(given, self.NAME)
         return self
 
     def _given(self, name: str) -> bool:

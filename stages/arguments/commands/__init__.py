@@ -12,13 +12,13 @@ from typing import Any
 __all__ = ["HOMES"]
 
 HOMES = {
-    "DeployArguments": "serving",
-    "EvalArguments": "serving",
+    "DeployArguments": "deploy",
+    "EvalArguments": "eval",
     "ExportArguments": "export",
-    "InferArguments": "serving",
-    "PtArguments": "training",
-    "RLHFArguments": "training",
-    "SftArguments": "training",
+    "InferArguments": "infer",
+    "PtArguments": "pt",
+    "RLHFArguments": "rlhf",
+    "SftArguments": "sft",
     "SftThenExportArguments": "sft_then_export",
 }
 """The module of each class."""

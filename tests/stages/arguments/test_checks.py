@@ -60,7 +60,7 @@ REQUIRED: dict[type[Arguments], dict[str, Any]] = {
         (PtArguments, {}, {"use_chat_template": False, "loss_scale": "all"}),
         (RLHFArguments, {}, {"beta": 0.1, "loss_type": "sigmoid", "loss_scale": "last_round", "ref_model": None}),
         (RLHFArguments, {"rlhf_type": "simpo"}, {"beta": 2.0, "loss_type": "simpo"}),
-        (RLHFArguments, {"rlhf_type": "orpo"}, {"beta": 0.1, "loss_type": None}),
+        (RLHFArguments, {"rlhf_type": "orpo"}, {"beta": 0.1, "loss_type": None, "loss_scale": "default"}),
         (RLHFArguments, {"train_type": "full"}, {"ref_model": "m"}),
         (RLHFArguments, {"train_type": "full", "rlhf_type": "cpo"}, {"ref_model": None}),
         (InferArguments, {"num_beams": 2, "stream": True}, {"stream": False}),
