@@ -16,12 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from stages.arguments.unsupported import refuse_unsupported
 from stages.errors import ArgumentsError
 
-__all__ = ["Arguments", "Dtype", "JsonObject", "Strings", "WholeNumber", "option"]
+__all__ = ["Arguments", "Dtype", "JsonObject", "Strings", "WholeNumber", "one_or_many", "option"]
 
 A = TypeVar("A", bound="Arguments")
 
 
-def _one_or_many(value: object) -> object:
+def one_or_many(value: object) -> object:
+    """One text by itself stands for a list of it."""
     return [value] if isinstance(value, str) else value
 
 
@@ -44,7 +45,7 @@ def _digits(value: object) -> object:
 
 
 Dtype = Literal["float16", "bfloat16", "float32"]
-Strings = Annotated[list[str], BeforeValidator(_one_or_many, json_schema_input_type=list[str] | str)]
+Strings = Annotated[list[str], BeforeValidator(one_or_many, json_schema_input_type=list[str] | str)]
 """Several values; one alone needs no brackets."""
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_read_json, json_schema_input_type=dict[str, Any] | str)]
 """A JSON object: given as such, as JSON text, or as the path of a JSON file, whose content then counts."""

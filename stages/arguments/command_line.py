@@ -126,7 +126,9 @@ def shape(annotation: Any) -> Shape:
             continue
         kinds.add(origin or member)
         if origin is list:
-            kinds |= set(_members(get_args(member)[0]))
+            items = shape(get_args(member)[0])
+            kinds |= items.kinds
+            choices += items.choices
     return Shape(
         frozenset(kinds - {type(None), list}), tuple(choices), many=list in kinds, optional=type(None) in kinds
     )

@@ -97,7 +97,7 @@ def _line(detail: Any, model: type[Arguments]) -> str:
     name = str(detail["loc"][0])
     if kind == "extra_forbidden":
         return unknown_option(name, model)
-    if kind == "missing":
+    if kind == "missing" or (kind == "too_short" and name in _REQUIRED):
         return f"--{name} is required: {_REQUIRED.get(name, 'give a value')}"
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in context["expected"].replace(" or ", ", ").split(", ")]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from stages.arguments.base import Arguments, JsonObject, Strings, option
+from stages.arguments.base import Arguments, JsonObject, one_or_many, option
 from stages.arguments.trainer import TrainerArguments
 
 __all__ = [
@@ -36,6 +36,27 @@ Scheduler = Literal[
     "warmup_stable_decay",
     "greedy",
 ]
+
+
+Reporter = Literal[
+    "tensorboard",
+    "wandb",
+    "swanlab",
+    "azure_ml",
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dagshub",
+    "dvclive",
+    "flyte",
+    "kubeflow",
+    "mlflow",
+    "neptune",
+    "trackio",
+    "all",
+    "none",
+]
+Reporters = Annotated[list[Reporter], BeforeValidator(one_or_many, json_schema_input_type=list[Reporter] | Reporter)]
 
 
 class OutputDirArguments(Arguments):
@@ -104,8 +125,8 @@ class TrainerDefaultsArguments(EvalBatchArguments, TrainerArguments):
     """Steps between two log lines; below 1 a share of all steps."""
     logging_first_step: bool = option(True, in_key=False)
     """Log the first step too."""
-    report_to: Strings = option(["tensorboard"], in_key=False)
-    """Where logs go besides the file: tensorboard, wandb, swanlab, none."""
+    report_to: Reporters = option(["tensorboard"], in_key=False)
+    """Where logs go besides the file."""
     remove_unused_columns: bool = option(False)
     """Drop columns that the model's forward does not take."""
 

@@ -88,6 +88,11 @@ def test_dialect(argv: list[str], expected: dict[str, Any]) -> None:
             ["--truncation_strategy", "lefty"],
             "--truncation_strategy lefty: choose from delete, left. Did you mean left?",
         ),
+        (
+            ["--report_to", "wandb", "tensorbord"],
+            "--report_to tensorbord: choose from tensorboard, wandb, swanlab, azure_ml, clearml, codecarbon, comet_ml, "
+            "dagshub, dvclive, flyte, kubeflow, mlflow, neptune, trackio, all, none. Did you mean tensorboard?",
+        ),
         (["--torch_dtype", "int4"], "--torch_dtype int4: choose from float16, bfloat16, float32"),
         (
             ["--optim", "adamw_torchh"],
@@ -189,3 +194,5 @@ def test_python_says_the_same_line() -> None:
         SftArguments(model="m", dataset=["d"], lora_rank=0)
     with pytest.raises(ValueError, match=r"^unknown option --lora_rnk\. Did you mean --lora_rank\?$"):
         SftArguments(model="m", dataset=["d"], lora_rnk=8)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"^--dataset is required: "):
+        SftArguments(model="m", dataset=[])

@@ -12,6 +12,7 @@ import pytest
 
 import stages.arguments.trainer
 from stages.arguments import SftArguments, TrainArguments
+from stages.arguments.command_line import shape
 
 pytestmark = pytest.mark.slow
 
@@ -42,3 +43,10 @@ def test_schedulers_are_those_of_transformers() -> None:
     assert list(get_args(TrainArguments.model_fields["lr_scheduler_type"].annotation)) == [
         item.value for item in SchedulerType
     ]
+
+
+def test_reporters_are_those_of_transformers() -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    known = set(shape(TrainArguments.model_fields["report_to"].rebuild_annotation()).choices)
+    assert known == {*INTEGRATION_TO_CALLBACK, "all", "none"}
