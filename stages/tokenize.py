@@ -54,10 +54,12 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
             "the model has no chat template. Use its instruction-tuned version, or put a chat_template.jinja "
             "beside its tokenizer.json"
         )
-    finder = SpanFinder(model.template, arguments.system)
+    finder = SpanFinder(model.template, model.added_tokens, arguments.system)
     _refuse_kinds(inputs["dataset"])
     if model.template.asks_for_the_date:
         context.logger.warning("the chat template may write today's date: %s stands for it in all rows", PINNED_DATE)
+    if not finder.turn_end:
+        context.logger.warning("the chat template ends an answer with no token: the model will not learn to stop")
     job = _Job(arguments, inputs["dataset"], out, context, model, finder, _max_length(arguments, model, context))
     metrics: Metrics = {"max_length": job.max_length}
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""Finds in a rendered conversation what the assistant has to write itself: `SpanFinder(template).render(messages)`.
+"""Finds in a rendered conversation what the assistant has to write itself: `SpanFinder(template, special).render(…)`.
 
 The trained part of a turn begins where the prompt for it ends, which is what `apply_chat_template` gives with
 `add_generation_prompt=True`, and ends with the token that ends the turn. Nothing is assumed of how a template looks.
@@ -6,7 +6,8 @@ The trained part of a turn begins where the prompt for it ends, which is what `a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from stages.data.chat_template import ChatTemplate, Span, TemplateFailed
 from stages.data.rows import RowError
@@ -16,21 +17,25 @@ __all__ = ["SpanFinder"]
 
 Message = Mapping[str, str]
 
-QUESTION, ANSWER, SYSTEM = "What is seven?", "Seven is prime.", "Speak of numbers."
+QUESTIONS = ("What is seven?", "What is eight?")
+ANSWERS = ("Seven is prime.", "Eight is even.")
+SYSTEM = "Speak of numbers."
 
 
 class SpanFinder:
     """Renders conversations with one template.
 
     Attributes:
-        turn_end: what the template writes after an answer, without white space at its end; empty if it writes nothing.
+        turn_end: what the template writes after the last answer, without white space at its end; empty if nothing.
+        inner_end: the same after an answer that others follow.
     """
 
-    def __init__(self, template: ChatTemplate, system: str | None = None) -> None:
+    def __init__(self, template: ChatTemplate, special: Iterable[str], system: str | None = None) -> None:
         """Tries the template out.
 
         Args:
             template: the model's.
+            special: the tokenizer's added tokens.
             system: for conversations without a system turn; empty for none even where the template has its own.
 
         Raises:
@@ -38,14 +43,18 @@ class SpanFinder:
             UserError: it has no place for the system text given.
         """
         self._template = template
-        question = [{"role": "user", "content": QUESTION}]
+        self._special = re.compile(
+            "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)"
+        )
+        question = {"role": "user", "content": QUESTIONS[0]}
         try:
-            text = template.render([*question, {"role": "assistant", "content": ANSWER}])
+            text = template.render([question, {"role": "assistant", "content": ANSWERS[0]}])
         except TemplateFailed as error:
             raise ModelError(f"the model's chat template fails on a question and its answer: {error}") from error
-        if text.count(ANSWER) != 1:
+        if text.count(ANSWERS[0]) != 1:
             raise ModelError(f"the model's chat template does not write the answer as it is: {text!r:.300}")
-        self.turn_end = text.partition(ANSWER)[2].rstrip()
+        self.turn_end = text.partition(ANSWERS[0])[2].rstrip()
+        self.inner_end = self._inner_end()
         self._system = self._system_turn(system, question)
 
     def render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
@@ -71,40 +80,64 @@ class SpanFinder:
         start = self._start(text, messages, index)
         if index == len(messages) - 1:
             return start, len(text.rstrip()) if self.turn_end else len(text)
-        if not self.turn_end:
+        if not self.inner_end:
             until = self._template.render(messages[: index + 1])
             if not text.startswith(until):
                 raise RowError(f"the chat template writes message {index + 1} in another way once others follow it")
             return start, len(until)
         content = messages[index]["content"].strip()
         written = text.find(content, start)
-        end = text.find(self.turn_end, start if written < 0 else written + len(content))
+        end = text.find(self.inner_end, start if written < 0 else written + len(content))
         if end < 0:
-            raise RowError(f"the chat template does not end message {index + 1} with {self.turn_end!r}")
-        return start, end + len(self.turn_end)
+            raise RowError(f"the chat template does not end message {index + 1} with {self.inner_end!r}")
+        return start, end + len(self.inner_end)
 
     def _start(self, text: str, messages: Sequence[Message], index: int) -> int:
+        """Where the prompt for a turn ends, or what the conversation has of that prompt.
+
+        A prompt may open with more than a finished conversation shows, such as a thought.
+        """
         prompt = self._template.render(messages[:index], add_generation_prompt=True)
         if text.startswith(prompt):
             return len(prompt)
-        # A prompt that opens with more than the conversation shows, such as an empty thought: the answer's own start.
-        before = self._template.render(messages[:index])
-        start = text.find(messages[index]["content"].strip(), len(before)) if text.startswith(before) else -1
-        if start < 0:
+        before = len(self._template.render(messages[:index]))
+        common = _num_common(text, prompt)
+        if common < before:
             raise RowError(f"the chat template writes what is before message {index + 1} in another way in its prompt")
-        return start
+        borders = [match.end() for match in self._special.finditer(text, before, common)]
+        return max([before, text.rfind("\n", before, common) + 1, *borders])
 
-    def _system_turn(self, system: str | None, question: Sequence[Message]) -> list[dict[str, str]]:
+    def _inner_end(self) -> str:
+        """The part of the turn's end that two turns have in common, or the first special token of the inner one."""
+        roles = ("user", "assistant")
+        pairs = zip(QUESTIONS, ANSWERS, strict=True)
+        messages = [{"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True)]
+        text = self._try(messages)
+        if text is None or not self.turn_end:
+            return self.turn_end
+        inner = text.partition(ANSWERS[0])[2].partition(QUESTIONS[1])[0]
+        pieces = self._pieces(inner)
+        common = "".join(pieces[: _num_common(pieces, self._pieces(text.partition(ANSWERS[1])[2]))])
+        if common.strip():
+            return common.rstrip()
+        first = self._special.search(inner)
+        return first.group() if first else ""
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text cut at special tokens."""
+        return [piece for piece in re.split(f"({self._special.pattern})", text) if piece]
+
+    def _system_turn(self, system: str | None, question: Message) -> list[Message]:
         if system is None:
             return []
         turn = {"role": "system", "content": system}
         if system:
-            probe = self._try([{"role": "system", "content": SYSTEM}, *question])
+            probe = self._try([{"role": "system", "content": SYSTEM}, question])
             if probe is None or SYSTEM not in probe:
                 raise UserError(f"the model's chat template has no place for `--system {system!r:.40}`: drop it")
             return [turn]
         # An empty system turn is written only where it takes the place of a text of the template's own.
-        without, empty = self._try(question), self._try([turn, *question])
+        without, empty = self._try([question]), self._try([turn, question])
         return [turn] if without is not None and empty is not None and len(empty) < len(without) else []
 
     def _try(self, messages: Sequence[Message]) -> str | None:
@@ -112,3 +145,9 @@ class SpanFinder:
             return self._template.render(messages)
         except TemplateFailed:
             return None
+
+
+def _num_common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many elements two sequences have in common at their beginning."""
+    shorter = min(len(one), len(other))
+    return next((index for index in range(shorter) if one[index] != other[index]), shorter)

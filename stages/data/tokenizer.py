@@ -54,6 +54,11 @@ class ModelTokenizer:
     max_length: int | None
     special_tokens: Mapping[str, str]
 
+    @property
+    def added_tokens(self) -> list[str]:
+        """The tokens beside the vocabulary, such as <|im_end|>."""
+        return [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+
     def token_id(self, name: str) -> int | None:
         """The id of `eos_token`, `pad_token` …"""
         token = self.special_tokens.get(name)
