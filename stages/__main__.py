@@ -122,7 +122,7 @@ def _split(words: list[str]) -> tuple[Options, list[str]]:
         if name in ("--input", "--output"):
             value = value if equals else next(remaining, "")
             if not value or value.startswith("--"):
-                raise ArgumentsError(f"{name} needs a value: " + OPTIONS.splitlines()[1 + (name == "--output")].strip())
+                raise ArgumentsError(f"{name} needs a value: {_explained(name)}")
             if name == "--output":
                 options.output = Path(value)
             else:
@@ -134,6 +134,12 @@ def _split(words: list[str]) -> tuple[Options, list[str]]:
         else:
             rest.append(word)
     return options, rest
+
+
+def _explained(option: str) -> str:
+    """The line of an option in the help, in one sentence."""
+    line = next(line for line in OPTIONS.splitlines() if line.strip().startswith(option))
+    return ", ".join(re.split(r"\s{2,}", line.strip(), maxsplit=1))
 
 
 def _add_input(inputs: dict[str, str], text: str) -> None:

@@ -136,6 +136,8 @@ class Attempt:
         kind = self.stage.output_kind(self.request.arguments)
         if kind not in KINDS:
             raise StageFailed(f"{self.stage.name} failed: it makes {kind!r}, which is no kind of artifact")
+        if not _has_files(self.folder / OUT):
+            raise StageFailed(f"{self.stage.name} failed: it left its output folder empty")
         try:
             return self.store.put(self.folder / OUT, kind, move=True)
         except UserError as error:
@@ -143,7 +145,7 @@ class Attempt:
 
     def _keep_attachments(self) -> str | None:
         folder = self.folder / ATTACHMENTS
-        if not any(path.is_file() for path in folder.rglob("*")):
+        if not _has_files(folder):
             return None
         try:
             return self.store.put(folder, "files", move=True).digest
@@ -160,6 +162,10 @@ class Attempt:
                 before.artifact.digest[:19],
                 manifest.artifact.digest[:19],
             )
+
+
+def _has_files(folder: Path) -> bool:
+    return any(not path.is_dir() for path in folder.rglob("*"))
 
 
 def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
