@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from stages.arguments.unsupported import refuse_unsupported
 from stages.errors import ArgumentsError
 
-__all__ = ["Arguments", "Dtype", "JsonObject", "Strings", "WholeNumber", "one_or_many", "option"]
+__all__ = ["Arguments", "Dtype", "JsonObject", "Strings", "WholeNumber", "load_json", "one_or_many", "option"]
 
 A = TypeVar("A", bound="Arguments")
 
@@ -26,18 +26,28 @@ def one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _read_json(value: object) -> object:
-    """An object as it is, or from JSON text, or from a JSON file."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if not text.startswith("{") and Path(text).is_file():
-        text = Path(text).read_text(encoding="utf-8")
+def load_json(text: str) -> object:
+    """What JSON text says, or the JSON file that `text` is the path of.
+
+    Raises:
+        ValueError: if it is neither.
+    """
     try:
-        parsed = json.loads(text)
-    except ValueError:
-        raise ValueError('give a JSON object such as {"min_lr": 1e-6}, or the path of a JSON file') from None
-    return parsed
+        if not text.lstrip().startswith(("{", "[")):
+            text = Path(text).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise ValueError("neither JSON nor the path of a JSON file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"not JSON ({error.strerror if isinstance(error, OSError) else error})") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _read_json(value: object) -> object:
+    return load_json(value) if isinstance(value, str) else value
 
 
 def _digits(value: object) -> object:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.arguments.message import shorten
+
 __all__ = ["Checkpoint", "read_checkpoint"]
 
 
@@ -30,11 +32,18 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     """What is in `folder`.
 
     Raises:
-        ValueError: if there is no such folder, or neither an adapter nor a model in it.
+        ValueError: if there is no such folder, it cannot be read, or neither an adapter nor a model is in it.
     """
-    path = Path(folder)
+    given = shorten(folder)
+    try:
+        return _look_into(Path(folder), given)
+    except OSError as error:
+        raise ValueError(f"`--ckpt_dir {given}` cannot be read: {error.strerror}") from None
+
+
+def _look_into(path: Path, given: str) -> Checkpoint:
     if not path.is_dir():
-        raise ValueError(f"`--ckpt_dir {folder}` is not a folder")
+        raise ValueError(f"`--ckpt_dir {given}` is not a folder")
     saved = _read_object(path / "args.json") or _read_object(path.parent / "args.json")
     for home in (path, path / "default"):
         if (home / "adapter_config.json").is_file():
@@ -43,7 +52,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
             return Checkpoint(home, "adapter", base, saved)
     if (path / "config.json").is_file():
         return Checkpoint(path, "model", None, saved)
-    raise ValueError(f"`--ckpt_dir {folder}` holds neither adapter_config.json nor config.json")
+    raise ValueError(f"`--ckpt_dir {given}` holds neither adapter_config.json nor config.json")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from stages.arguments.base import Arguments
-from stages.arguments.message import shorten, unknown_option
+from stages.arguments.message import choose_from, shorten, unknown_option
 from stages.errors import ArgumentsError
 
 __all__ = ["Shape", "help_text", "merge", "parse", "read_flags", "shape"]
@@ -103,16 +103,13 @@ def _value(name: str, words: list[str], form: Shape) -> Any:
     if not words:
         if bool in form.kinds:
             return True
-        raise ArgumentsError(f"--{name} needs a value{_choices(form)}")
+        hint = f": {choose_from('', list(map(str, form.choices)))}" if form.choices else ""
+        raise ArgumentsError(f"--{name} needs a value{hint}")
     if form.many:
         return words
     if len(words) > 1:
         raise ArgumentsError(f"--{name} takes one value, not {len(words)}: {shorten(words)}")
     return words[0]
-
-
-def _choices(form: Shape) -> str:
-    return f": choose from {', '.join(map(str, form.choices))}" if form.choices else ""
 
 
 def shape(annotation: Any) -> Shape:

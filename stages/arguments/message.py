@@ -68,7 +68,7 @@ def choose_from(value: str, choices: list[str]) -> str:
     hint = closest(value, choices)
     if len(choices) <= _MANY:
         return f"choose from {', '.join(choices)}{f'.{hint}' if hint else ''}"
-    return f"none of its {len(choices)} choices, which `--help` lists{f'.{hint}' if hint else ''}"
+    return f"choose from {len(choices)} values, which `--help` lists{f'.{hint}' if hint else ''}"
 
 
 def unknown_option(name: str, model: type[Arguments], see: str = "") -> str:

@@ -1,13 +1,11 @@
 """SWIFT's model parameters: which model, from which hub, loaded how."""
 
-import json
 import re
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
-from stages.arguments.base import Arguments, Dtype, option
+from stages.arguments.base import Arguments, Dtype, load_json, option
 
 __all__ = ["AttentionArguments", "DeviceArguments", "HubArguments", "ModelArguments", "ModelFamilyArguments"]
 
@@ -19,13 +17,9 @@ def _read_device_map(value: object) -> object:
     if not isinstance(value, str) or _DEVICE.fullmatch(value):
         return value
     try:
-        if value.strip().startswith("{"):
-            return json.loads(value)
-        if Path(value).is_file():
-            return json.loads(Path(value).read_text(encoding="utf-8"))
+        return load_json(value)
     except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    raise ValueError("give auto, cpu, cuda, cuda:N, a JSON object, or the path of a JSON file")
+        raise ValueError(f"{error}; give auto, cpu, cuda, cuda:N, a JSON object or the path of a JSON file") from None
 
 
 DeviceMap = Annotated[

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from stages.arguments.message import shorten
+
 __all__ = ["UNSUPPORTED", "UNSUPPORTED_COMMANDS", "Unsupported", "applies", "refuse_unsupported", "unsupported_values"]
 
 
@@ -106,4 +108,4 @@ def refuse_unsupported(given: Mapping[str, object], scope: str) -> None:
     for name, value in given.items():
         refused = unsupported_values(name, value, scope)
         if refused is not None:
-            raise ValueError(f"--{' '.join([name, *map(str, refused)])} is not supported yet")
+            raise ValueError(f"--{name}{f' {shorten(refused)}' if refused else ''} is not supported yet")
