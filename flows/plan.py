@@ -65,7 +65,9 @@ class Planner:
         """A stage whose input will only be made: it runs, unless the input comes out as it was."""
         name, source = next(iter(waits.items()))
         if any(line.status == "unknown" for line in waits.values()):
-            return PlanLine(stage, label, "unknown", f"its input {name} is made by {source.stage}, of which nothing is known")
+            return PlanLine(
+                stage, label, "unknown", f"its input {name} is made by {source.stage}, of which nothing is known"
+            )
         return PlanLine(stage, label, "run", f"its input {name} is made by {source.stage}, which will run")
 
     def _look_up(self, stage: str, label: str, given: dict[str, Step | Given]) -> PlanLine:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from stages.artifacts.reference import ArtifactRef
 
-__all__ = ["RunRecord", "StageRecord"]
+__all__ = ["RunRecord", "StageRecord", "public"]
+
+ONLY_STORED = {"id", "arguments", "exit_code", "attachments", "inputs"}
 
 
 @dataclass
@@ -88,3 +91,9 @@ class RunRecord:
         stages = [stage.to_store() for stage in self.stages]
         facts = {"id": self.id, "arguments": self.arguments, "exit_code": self.exit_code, "stages": stages}
         return {**self.to_json(), **facts}
+
+
+def public(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--json` prints of a record that was kept in the store: all but what only a rerun needs."""
+    stages = [{name: value for name, value in stage.items() if name not in ONLY_STORED} for stage in stored["stages"]]
+    return {**{name: value for name, value in stored.items() if name not in ONLY_STORED}, "stages": stages}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.record import RunRecord, StageRecord
+from flows.record import StageRecord
 from stages.artifacts.describe import size_text
 
 __all__ = ["print_plan", "print_run"]
@@ -91,8 +91,3 @@ def print_plan(lines: list[dict[str, Any]], flow: str, *, as_json: bool) -> None
     for line in lines:
         title = StageRecord(line["stage"], line["label"]).title
         print(f"{title:<{width}}  {line['status']:<8} {line['reason']}")
-
-
-def failed_stage(record: RunRecord) -> StageRecord | None:
-    """The stage that a run broke down in."""
-    return next((stage for stage in record.stages if stage.status == "failed"), None)

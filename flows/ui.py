@@ -67,8 +67,7 @@ class PrefectReporter:
             update_progress_artifact(self._progress, progress=percent, description=text)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """The curve is drawn by the stage; here only the terminal is told."""
-        self.terminal.metrics(step, values)
+        """Nothing: the stage draws the curve, and its progress line has the numbers."""
 
     def image(self, name: str, path: Path) -> None:
         """Keeps the newest picture of a name: its bytes, for the file moves into the store with the rest."""

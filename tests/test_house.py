@@ -57,7 +57,7 @@ def test_prefect_is_imported_only_where_a_flow_runs() -> None:
         for path in modules("flows")
         if any(name.split(".")[0] == "prefect" for name in imported_at_start(ast.parse(path.read_text())))
     }
-    assert with_prefect == {"deployments.py", "execute.py", "tasks.py", "ui.py"}
+    assert with_prefect == {"deployments.py", "execute.py", "flow.py", "tasks.py", "ui.py"}
 
 
 @pytest.mark.parametrize(

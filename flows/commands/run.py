@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from flows.commands.common import Request, read_request, split_json
+from flows.record import public
 from flows.summary import print_run
 from stages.arguments import commands as command_arguments
 from stages.arguments.command_line import help_text
@@ -51,7 +52,7 @@ def finish(state: Any, *, as_json: bool) -> int:
     run_id = str(state.state_details.flow_run_id)
     record = open_store().run(run_id)
     if state.is_completed():
-        print_run(record, as_json=as_json)
+        print_run(public(record), as_json=as_json)
         return 0
     error = record.get("error") or state.message
     failed = next((stage["stage"] for stage in record["stages"] if stage["status"] == "failed"), None)
@@ -60,5 +61,5 @@ def finish(state: Any, *, as_json: bool) -> int:
     if failed and exit_code == 1:
         print(f"{failed} failed; once mended: martlet rerun {failed} --run {run_id}", file=sys.stderr)
     if as_json:
-        print_run(record, as_json=True)
+        print_run(public(record), as_json=True)
     return exit_code
