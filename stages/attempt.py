@@ -82,8 +82,13 @@ class Attempt:
             )
             self._compare(manifest)
             self.store.commit(manifest)
+        except UserError:
+            if not can_resume(self.request, self.store):
+                self.store.discard_scratch(self.request.key)
+            raise
         finally:
-            remove_folder(self.folder / INPUTS)
+            for name in (INPUTS, OUT):
+                remove_folder(self.folder / name)
         self.store.discard_scratch(self.request.key)
         return manifest
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from stages.errors import StoreError, UserError
 __all__ = ["Blobs"]
 
 READ_ONLY = 0o444
+LARGE_BYTES = 1024 * 1024
 Stamp = tuple[int, int, int]  # size, modification time (ns), inode: hard links leave these three as they are
 
 logger = logging.getLogger("martlet.store")
@@ -60,7 +61,9 @@ class Blobs:
                 return sha256
         copy = self.workspace.file()
         try:
-            sha256 = hash_file(copy) if clone(file.path, copy) else copy_and_hash(file.path, copy)
+            # A clone's pages are not in memory yet, the source's may be; whether it changed meanwhile is checked.
+            cloned = file.size >= LARGE_BYTES and clone(file.path, copy)
+            sha256 = hash_file(file.path) if cloned else copy_and_hash(file.path, copy)
             if not file.is_unchanged():
                 raise UserError(f"{file.path} changed while it was read")
             self._adopt(copy, sha256)
@@ -93,9 +96,10 @@ class Blobs:
 
     def remember(self, tree: Tree) -> None:
         """Notes the stamps of a tree's blobs, which have just been seen to be whole."""
-        stamps = {file.sha256: self._stamp(file.sha256) for file in tree.files}
-        data = json.dumps(stamps).encode()
-        write_atomically(self._stats(tree), data, self.workspace.path(), durable=False)
+        self._remember(tree, {file.sha256: self._stamp(file.sha256) for file in tree.files})
+
+    def _remember(self, tree: Tree, stamps: Mapping[str, Stamp | None]) -> None:
+        write_atomically(self._stats(tree), json.dumps(stamps).encode(), self.workspace.path(), durable=False)
 
     def sync(self, tree: Tree) -> None:
         """Waits until a tree's bytes are on the disk."""
@@ -104,30 +108,43 @@ class Blobs:
         for folder in {blob.parent for blob in blobs}:
             sync_file(folder)
 
-    def damaged(self, tree: Tree) -> list[File]:
+    def damaged(self, tree: Tree, files: Sequence[File] | None = None) -> list[File]:
         """The files of a tree whose blob is missing or is not what it was; those are put into quarantine.
 
         A blob with the stamp that it had when it was stored is taken for whole; any other is hashed again.
+
+        Args:
+            tree: which.
+            files: those of its files to look at; all by default.
         """
-        try:
-            known = json.loads(self._stats(tree).read_bytes())
-        except (OSError, ValueError):
-            known = {}
+        known = self._known(tree)
         doubtful = []
         bad = []
-        for file in {file.sha256: file for file in tree.files}.values():
+        for file in {file.sha256: file for file in (tree.files if files is None else files)}.values():
             stamp = self._stamp(file.sha256)
             if stamp is None or stamp[0] != file.size:
                 bad.append(file)
-            elif known.get(file.sha256) != list(stamp):
+            elif known.get(file.sha256) != stamp:
                 doubtful.append(file)
         hashes = on_all_cores(lambda file: self._hash(file.sha256), doubtful)
         bad += [file for file, sha256 in zip(doubtful, hashes, strict=True) if sha256 != file.sha256]
         for file in bad:
             self.quarantine(file.sha256)
         if doubtful and not bad:
-            self._remember_if_possible(tree)
+            known |= {file.sha256: self._stamp(file.sha256) for file in doubtful}
+            try:
+                self._remember(tree, known)
+            except OSError as error:
+                logger.debug("the stamps of %s are not kept: %s", tree.digest, error)
         return bad
+
+    def _known(self, tree: Tree) -> dict[str, Stamp | None]:
+        """The stamps of a tree's blobs when they were last known to be whole."""
+        try:
+            record = json.loads(self._stats(tree).read_bytes())
+            return {sha256: (size, time_ns, inode) for sha256, (size, time_ns, inode) in record.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}  # the blobs are hashed again, no more
 
     def rehash(self, file: File) -> Literal["whole", "damaged", "missing"]:
         """Reads a blob again, whatever is known of it; moves nothing."""
@@ -146,12 +163,6 @@ class Blobs:
                 raise StoreError(str(error)) from error
             logger.warning("%s", error)
             return ""
-
-    def _remember_if_possible(self, tree: Tree) -> None:
-        try:
-            self.remember(tree)
-        except OSError as error:
-            logger.debug("the stamps of %s are not kept: %s", tree.digest, error)
 
     def quarantine(self, sha256: str) -> None:
         """Puts a damaged blob out of the way, where it can be looked at; a missing one is only reported."""

@@ -289,14 +289,15 @@ class LocalStore:
 
     def _whole(self, reference: Reference, reads: Sequence[str]) -> Tree:
         tree = self.tree(reference)
+        wanted = tree.select(reads)
         with store_errors(self.root):
-            bad = self.blobs.damaged(tree)
+            bad = self.blobs.damaged(tree, wanted.files)
         if bad:
             names = ", ".join(file.path for file in bad[:3]) + (" …" if len(bad) > 3 else "")
             raise CorruptArtifact(
                 f"{tree.kind} {tree.digest[:19]} is damaged ({names}); run the stage that makes it again"
             )
-        return tree.select(reads)
+        return wanted
 
     def _has(self, tree: Tree) -> bool:
         return self._tree_path(tree.name).exists()

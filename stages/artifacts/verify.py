@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,12 +100,14 @@ def _states(
     largest_first = sorted(files.values(), key=lambda file: -file.size)
     total = sum(file.size for file in largest_first)
     done = 0
+    telling = threading.Lock()
 
     def look_at(file: File) -> Literal["whole", "damaged", "missing"]:
         nonlocal done
         state = store.rehash(file)
-        done += file.size
-        progress(done, total)
+        with telling:
+            done += file.size
+            progress(done, total)
         return state
 
     return dict(zip((file.sha256 for file in largest_first), on_all_cores(look_at, largest_first), strict=True))

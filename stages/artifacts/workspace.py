@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import os
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ GRACE_SECONDS = 3600
 
 
 class Workspace:
-    """One folder of this process under `tmp/`, made when first asked for and removed at exit.
+    """One folder of this process under `tmp/`, made when first asked for, removed with this object or at exit.
 
     It holds a locked file for as long as its process lives, on whatever host or in whatever container that is; a
     folder whose lock is free belongs to nobody.
@@ -30,12 +31,14 @@ class Workspace:
         self.root = root
         self._own: Path | None = None
         self._process = 0
+        self._making = threading.Lock()
 
     def path(self) -> Path:
         """This process's folder."""
-        if self._own is None or self._process != os.getpid():
-            self._own, self._process = self._make(), os.getpid()
-        return self._own
+        with self._making:
+            if self._own is None or self._process != os.getpid():
+                self._own, self._process = self._make(), os.getpid()
+            return self._own
 
     def file(self) -> Path:
         """A path for a new file in it."""
@@ -66,15 +69,9 @@ class Workspace:
                 lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if (folder / LOCK).exists():
-                    atexit.register(self._remove, folder, os.getpid())
+                    weakref.finalize(self, _remove, folder, lock, os.getpid())
                     return folder
                 os.close(lock)
-
-    @staticmethod
-    def _remove(folder: Path, process: int) -> None:
-        if os.getpid() == process:  # and not in a child that was forked off
-            with suppress(OSError):
-                remove_folder(folder)
 
     @staticmethod
     def _sweep(folder: Path) -> None:
@@ -88,3 +85,11 @@ class Workspace:
             remove_folder(folder)
         finally:
             os.close(lock)
+
+
+def _remove(folder: Path, lock: int, process: int) -> None:
+    """Removes a folder and lets go of its lock, unless this is a child that was forked off its process."""
+    if os.getpid() == process:
+        with suppress(OSError):
+            remove_folder(folder)
+        os.close(lock)

@@ -199,7 +199,8 @@ def test_failures(run: Any, store: LocalStore, fault: str, error: type[BaseExcep
     with pytest.raises(error, match=message):
         run(fault=fault)
     assert list((store.root / "actions").glob("*")) == []
-    assert list(store.root.glob("scratch/*/inputs")) == []
+    assert list(store.root.glob("scratch/*/inputs")) == list(store.root.glob("scratch/*/out")) == []
+    assert (list(store.root.glob("scratch/*")) == []) is (fault == "user")
     assert run().status in ("ran", "resumed")
 
 

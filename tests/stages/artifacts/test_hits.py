@@ -79,6 +79,14 @@ def test_a_damaged_blob_is_a_miss_until_it_is_made_again(
     assert store.action(KEY) is not None
 
 
+def test_damage_to_what_is_not_read_does_not_matter(store: LocalStore, tmp_path: Path) -> None:
+    ref = commit(store, tmp_path / "out")
+    overwrite(blob_of(store, ref, "a.txt"))
+    os.utime(blob_of(store, ref, "b.txt"), (1, 1))
+    store.check_out(ref, tmp_path / "in", reads=("b.txt",))
+    assert store.action(KEY) is None
+
+
 def test_a_damaged_blob_is_kept_for_inspection(store: LocalStore, tmp_path: Path) -> None:
     blob = blob_of(store, commit(store, tmp_path / "out"), "a.txt")
     overwrite(blob)
