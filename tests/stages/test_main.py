@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +33,15 @@ sys.exit(main())
 @pytest.fixture
 def as_merge(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "stages.merge", tiny)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command sets up the log lines of its process; here that process goes on to other tests."""
+    logger = logging.getLogger("martlet")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.level, logger.propagate, logger.handlers = before
 
 
 @pytest.fixture
@@ -157,6 +168,14 @@ def test_help_of_a_real_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model TEXT" in out
 
 
+def test_no_argument_of_a_stage_hides_an_option_of_every_stage() -> None:
+    from stages.registry import STAGE_NAMES, get_stage
+
+    options = {"input", "output", "force", "json", "verbose", "help"}
+    for name in STAGE_NAMES:
+        assert not options & set(get_stage(name).arguments.model_fields), name
+
+
 @pytest.mark.parametrize(("argv", "exit_code"), [([], 2), (["--help"], 0), (["-h"], 0)])
 def test_general_help(argv: list[str], exit_code: int, capsys: pytest.CaptureFixture[str]) -> None:
     from stages.registry import STAGE_NAMES
@@ -167,6 +186,18 @@ def test_general_help(argv: list[str], exit_code: int, capsys: pytest.CaptureFix
         line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
         assert len(line.split()) > 3
         assert len(line) <= 120
+
+
+def test_a_reader_that_has_read_enough() -> None:
+    """`python -m stages download --help | head -1`."""
+    command = [sys.executable, "-m", "stages", "download", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait()
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
