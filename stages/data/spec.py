@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from stages.errors import DataError
-from stages.sources.location import Location, parse_location
+from stages.sources.location import Location, exists, parse_location
 
 __all__ = ["DatasetSpec", "parse_dataset"]
 
@@ -47,15 +46,15 @@ def parse_dataset(text: str, *, use_hf: bool) -> DatasetSpec:
     Raises:
         DataError: a path that does not exist, a count that is no whole number above 0, a malformed id.
     """
-    if Path(text).expanduser().exists():
+    if exists(text):
         return DatasetSpec(Location("path", text))
     name, sample = _split_count(text)
-    if Path(name).expanduser().exists():
+    if exists(name):
         return DatasetSpec(Location("path", name), sample=sample)
     prefix, mark, rest = name.partition("::")
     head, _, subset = rest.partition(":") if mark else name.partition(":")
     head, _, revision = head.partition("@")
-    if Path(head).expanduser().exists():
+    if exists(head):
         raise DataError(
             f"{text!r}: {head} is on this machine, where there are no subsets ({subset or revision}): drop it"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.errors import ModelError
 from stages.sources.gguf_tokenizer import write_tokenizer
-from stages.sources.safetensors_writer import Tensor, write_safetensors
+from stages.sources.safetensors_writer import SHARD_BYTES, Tensor, write_safetensors
 
 __all__ = ["ARCHITECTURES", "convert_gguf"]
 
@@ -63,7 +63,13 @@ class GgufFile:
         return value
 
 
-def convert_gguf(path: Path, out: Path, *, progress: Callable[[float, float, str], None] | None = None) -> None:
+def convert_gguf(
+    path: Path,
+    out: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[float, float, str], None] | None = None,
+) -> None:
     """Writes config.json, generation_config.json, safetensors and the tokenizer's files into `out`.
 
     Weights are stored as they were trained as far as the file tells: float32 and float16 files keep their type;
@@ -84,7 +90,7 @@ def convert_gguf(path: Path, out: Path, *, progress: Callable[[float, float, str
     write_tokenizer(file.metadata, out, context_length=config["max_position_embeddings"])
     _write_json(out / "config.json", config)
     _write_json(out / "generation_config.json", _generation_config(config))
-    write_safetensors(tensors, out, progress=progress)
+    write_safetensors(tensors, out, shard_bytes=shard_bytes, progress=progress)
 
 
 def _open(path: Path) -> GgufFile:

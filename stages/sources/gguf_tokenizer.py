@@ -42,7 +42,12 @@ def write_tokenizer(metadata: Mapping[str, Any], out: Path, *, context_length: i
     if not tokens or model not in ("gpt2", "llama"):
         raise ModelError(f"the GGUF has a tokenizer of kind {model!r}. Choose a file with one of: gpt2, llama")
     types = list(metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens))
-    tokenizer = _byte_level(metadata, tokens) if model == "gpt2" else _sentence_piece(metadata, tokens, types)
+    try:
+        tokenizer = _byte_level(metadata, tokens) if model == "gpt2" else _sentence_piece(metadata, tokens, types)
+    except ModelError:
+        raise
+    except Exception as error:  # the tokenizers library raises no narrower class
+        raise ModelError(f"the GGUF's tokenizer does not fit together: {error}") from error
     _add_special(tokenizer, tokens, types)
     _add_begin_and_end(tokenizer, metadata, tokens)
     tokenizer.save(str(out / "tokenizer.json"))

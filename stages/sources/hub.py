@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stages.errors import DataError, MartletError, ModelError, StageFailed, UserError
+from stages.sources.hub_progress import hugging_face_bar, modelscope_callback
 from stages.sources.model_folder import choose_model_files, link_model_files
 
-__all__ = ["HubName", "RepoType", "fetch_dataset", "fetch_model", "resolve_commit"]
+__all__ = ["HubName", "RepoType", "fetch_dataset", "fetch_model", "reporting", "resolve_commit"]
 
 HubName = Literal["hf", "ms"]
 RepoType = Literal["model", "dataset"]
@@ -34,12 +36,12 @@ def resolve_commit(hub: HubName, kind: RepoType, repo: str, revision: str | None
     """
     if revision and COMMIT.fullmatch(revision):
         return revision
-    with _reporting(hub, kind, repo, revision):
+    with reporting(hub, kind, repo, revision):
         return _hf_commit(kind, repo, revision, token) if hub == "hf" else _ms_commit(kind, repo, revision, token)
 
 
 def fetch_model(
-    hub: HubName, repo: str, commit: str, folder: Path, *, token: str | None = None, progress: Progress | None = None
+    hub: HubName, repo: str, commit: str, folder: Path, *, progress: Progress, token: str | None = None
 ) -> None:
     """Puts the files that a model needs into `folder`; what an earlier try left there is gone on with.
 
@@ -47,23 +49,26 @@ def fetch_model(
         ModelError: the repository holds no model in safetensors.
         StageFailed: the hub cannot be reached.
     """
-    with _reporting(hub, "model", repo, commit):
+    with reporting(hub, "model", repo, commit):
         if hub == "hf" and _hf_is_offline():
+            folder.mkdir(parents=True, exist_ok=True)
             link_model_files(_hf_cached("model", repo, commit), folder)
             return
         names = choose_model_files(_list_files(hub, "model", repo, commit, token), repo)
         _download(hub, "model", repo, commit, folder, names, token, progress)
 
 
-def fetch_dataset(hub: HubName, repo: str, commit: str, folder: Path, *, token: str | None = None) -> None:
+def fetch_dataset(
+    hub: HubName, repo: str, commit: str, folder: Path, *, progress: Progress, token: str | None = None
+) -> None:
     """Puts a dataset's files into `folder`.
 
     Raises:
         DataError: no access.
         StageFailed: the hub cannot be reached.
     """
-    with _reporting(hub, "dataset", repo, commit):
-        _download(hub, "dataset", repo, commit, folder, DATA_FILES, token, None)
+    with reporting(hub, "dataset", repo, commit):
+        _download(hub, "dataset", repo, commit, folder, DATA_FILES, token, progress)
 
 
 def _hf_commit(kind: RepoType, repo: str, revision: str | None, token: str | None) -> str:
@@ -118,26 +123,25 @@ def _download(
     folder: Path,
     patterns: Sequence[str],
     token: str | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
-    if progress:
-        progress(0, len(patterns), f"{repo}: {len(patterns)} files")
+    chosen: dict[str, Any] = {"revision": commit, "local_dir": folder, "allow_patterns": list(patterns)}
     if hub == "hf":
         from huggingface_hub import snapshot_download
 
-        snapshot_download(
-            repo, repo_type=kind, revision=commit, local_dir=folder, allow_patterns=list(patterns), token=token
-        )
-    else:
-        from modelscope_hub import HubApi
+        bar = hugging_face_bar(progress, repo)
+        snapshot_download(repo, repo_type=kind, token=token, tqdm_class=bar, **chosen)
+        return
+    from modelscope_hub import HubApi
 
-        HubApi(token=token).download_repo(repo, kind, revision=commit, local_dir=folder, allow_patterns=list(patterns))
-    if progress:
-        progress(len(patterns), len(patterns), f"{repo}: {len(patterns)} files")
+    api = HubApi(token=token)
+    files = api.list_repo_files(repo, kind, revision=commit)
+    total = sum(file.size for file in files if any(fnmatchcase(file.path, pattern) for pattern in patterns))
+    api.download_repo(repo, kind, progress_callbacks=[modelscope_callback(progress, repo, total)], **chosen)
 
 
 @contextmanager
-def _reporting(hub: HubName, kind: RepoType, repo: str, revision: str | None) -> Iterator[None]:
+def reporting(hub: HubName, kind: RepoType, repo: str, revision: str | None) -> Iterator[None]:
     """What the hubs' libraries raise, as one line each."""
     try:
         yield
@@ -158,8 +162,11 @@ def _translated(error: Exception, hub: HubName, kind: RepoType, where: str, revi
     offline = (
         f"cannot be looked up: HF_HUB_OFFLINE is set and revision {revision or 'main'!r} is not in the hub's cache"
     )
+    absent: tuple[type[Exception], ...] = (hf.OfflineModeIsEnabled,)
+    if _hf_is_offline():  # online, the library says the same of a connection that broke
+        absent = (*absent, hf.LocalEntryNotFoundError)
     lines: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-        ((hf.OfflineModeIsEnabled, hf.LocalEntryNotFoundError), offline),
+        (absent, offline),
         ((hf.RevisionNotFoundError, hf.RevisionResolutionError), f"has no revision {revision!r}"),
         ((hf.GatedRepoError,), "is gated: ask for access on its page and set HF_TOKEN"),
         (
@@ -171,7 +178,8 @@ def _translated(error: Exception, hub: HubName, kind: RepoType, where: str, revi
     for classes, line in lines:
         if isinstance(error, classes):
             return _error(kind)(f"{where} {line}")
-    if isinstance(error, (httpx2.HTTPError, requests.RequestException, ms.HubError, OSError)):
+    broken = (httpx2.HTTPError, requests.RequestException, ms.HubError, hf.LocalEntryNotFoundError, ConnectionError)
+    if isinstance(error, broken):
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         return StageFailed(f"{where} cannot be reached: {reason:.200}")
     return error

@@ -14,7 +14,7 @@ from typing import Literal
 
 from stages.errors import ModelError, UserError
 
-__all__ = ["Hub", "Location", "default_hub", "parse_location"]
+__all__ = ["Hub", "Location", "default_hub", "exists", "parse_location"]
 
 Hub = Literal["hf", "ms", "pypi", "local", "path"]
 PREFIXES = ("hf", "ms", "pypi", "local")
@@ -50,7 +50,7 @@ def parse_location(text: str, *, use_hf: bool, error: type[UserError] = ModelErr
     Raises:
         error: a path that does not exist, an unknown prefix, a package without its exact version.
     """
-    if Path(text).expanduser().exists():
+    if exists(text):
         return Location("path", text)
     prefix, mark, rest = text.partition("::")
     if not mark:
@@ -65,6 +65,14 @@ def parse_location(text: str, *, use_hf: bool, error: type[UserError] = ModelErr
             raise error(f"{text!r} names no exact version. Write it as pypi::NAME==VERSION")
         return Location("pypi", rest)
     return _hub_id("hf" if prefix == "hf" else "ms", rest, text, error)
+
+
+def exists(text: str) -> bool:
+    """Whether there is a file or folder of that name; a text too long for a name is none."""
+    try:
+        return bool(text) and Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # RuntimeError: no home folder for ~name
+        return False
 
 
 def _hub_id(hub: Literal["hf", "ms"], name: str, text: str, error: type[UserError]) -> Location:
@@ -86,10 +94,10 @@ def _hub_id(hub: Literal["hf", "ms"], name: str, text: str, error: type[UserErro
 
 def _closest(text: str) -> str:
     """What stands beside a path that was mistyped."""
-    path = Path(text).expanduser()
     try:
+        path = Path(text).expanduser()
         names = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
+    except (OSError, RuntimeError):
         return ""
     matches = get_close_matches(path.name, names, n=1)
     return f". Did you mean {str(path.parent / matches[0])!r}?" if matches else ""
