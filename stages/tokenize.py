@@ -65,7 +65,7 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
     for split in SPLITS:
         metrics |= job.run(split)
     if not metrics.get("train_rows"):
-        raise DataError(f"no row is left to train on: {_worded(metrics)}")
+        raise DataError(f"no row is left to train on: {_why_dropped(metrics)}")
     facts = {"turn_end": finder.turn_end, "eos_token_id": model.token_id("eos_token")}
     facts |= {name: value for name, value in metrics.items() if name.endswith(("_rows", "_tokens"))}
     (out / "tokens.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -163,6 +163,19 @@ def _counts(split: str, writer: TokenWriter, encoder: Encoder) -> Metrics:
     if encoder.first_reasons:
         metrics[f"{split}_first_dropped"] = "\n".join(encoder.first_reasons)
     return metrics
+
+
+def _why_dropped(metrics: Metrics) -> str:
+    """The reasons in words, with the first row that could not be rendered."""
+    prefix = "train_dropped_"
+    reasons = [
+        f"{count} {name.removeprefix(prefix).replace('_', ' ')}"
+        for name, count in metrics.items()
+        if name.startswith(prefix)
+    ]
+    if (first := metrics.get("train_first_dropped")) is not None:
+        reasons.append(first.splitlines()[0])
+    return f"{', '.join(reasons) or 'there are none'} (max_length {metrics['max_length']})"
 
 
 def _worded(metrics: Metrics) -> str:

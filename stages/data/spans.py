@@ -132,7 +132,8 @@ class SpanFinder:
             return []
         turn = {"role": "system", "content": system}
         if system:
-            probe = self._try([{"role": "system", "content": SYSTEM}, question])
+            answer = {"role": "assistant", "content": ANSWERS[0]}
+            probe = self._try([{"role": "system", "content": SYSTEM}, question, answer])
             if probe is None or SYSTEM not in probe:
                 raise UserError(f"the model's chat template has no place for `--system {system!r:.40}`: drop it")
             return [turn]
