@@ -70,7 +70,6 @@ class TerminalReporter:
         self.is_terminal = self.stream.isatty()
         self._began = time.monotonic()
         self._drawn = 0.0
-        self._values = ""
         self._last = ""
 
     def progress(self, done: float, total: float, text: str) -> None:
@@ -89,8 +88,7 @@ class TerminalReporter:
             SCREEN.line(self.stream, line)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Puts the newest values at the end of the line."""
-        self._values = " ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:3])
+        """The text of `progress` has the numbers that matter."""
 
     def image(self, name: str, path: Path) -> None:
         """A terminal shows no pictures."""
@@ -108,8 +106,6 @@ class TerminalReporter:
     def _line(self, done: float, total: float, text: str, seconds: float) -> str:
         share = min(1.0, max(0.0, done / total)) if total > 0 else 0.0
         facts = [text, _clock(seconds) + _left(share, seconds)]
-        if self._values:
-            facts.insert(1, self._values)
         if not self.is_terminal:
             return f"{self.title}: {share:4.0%} {', '.join(facts)}"
         filled = round(share * BAR_WIDTH)

@@ -19,7 +19,7 @@ set_up_logging()
 reporter = TerminalReporter("train")
 for step in range(1, 31):
     reporter.metrics(step, {"loss": 1.23456, "lr": 1e-4})
-    reporter.progress(step, 30, f"step {step}/30")
+    reporter.progress(step, 30, f"step {step}/30 · loss 1.23")
     if step == 15:
         logging.getLogger("martlet.train").info("saved checkpoint-15")
     time.sleep(0.02)
@@ -61,7 +61,7 @@ def test_one_line_in_a_terminal() -> None:
     drawn = [part for part in written.split("\r\x1b[2K") if part.startswith("train ")]
     assert 3 <= len(drawn) <= 12
     assert all(len(line.split("\n")[0]) < 80 for line in drawn)
-    assert any("step 30/30  loss 1.235 lr 0.0001" in line for line in drawn)
+    assert any("step 30/30 · loss 1.23  0:00" in line for line in drawn)
 
 
 def test_plain_lines_elsewhere() -> None:
