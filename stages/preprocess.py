@@ -127,8 +127,8 @@ STAGE = Stage(
     version=1,
     arguments=PreprocessArguments,
     inputs={
-        "dataset": Input(kinds=("files", "dataset"), required=False, help="local files with rows to train on"),
-        "val_dataset": Input(kinds=("files", "dataset"), required=False, help="local files with rows to validate on"),
+        "dataset": Input(kinds=("files",), required=False, help="local files with rows to train on"),
+        "val_dataset": Input(kinds=("files",), required=False, help="local files with rows to validate on"),
     },
     output="dataset",
     function=preprocess,

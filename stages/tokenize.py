@@ -55,7 +55,7 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
             "beside its tokenizer.json"
         )
     finder = SpanFinder(model.template, model.added_tokens, arguments.system)
-    _refuse_kinds(inputs["dataset"])
+    _check_kinds(inputs["dataset"], context)
     if model.template.asks_for_the_date:
         context.logger.warning("the chat template may write today's date: %s stands for it in all rows", PINNED_DATE)
     if not finder.turn_end:
@@ -124,7 +124,7 @@ class _Job:
                 raise Interrupted(f"stopped after {done} of {total} rows")
             yield from batch.column(0).to_pylist()
             done += batch.num_rows
-            self.context.reporter.progress(done, total, f"{done} of {total} rows to {split} with tokenized")
+            self.context.reporter.progress(done, total, f"{split}: {done} of {total} rows")
 
 
 def _max_length(arguments: TokenizeArguments, model: ModelTokenizer, context: Context) -> int | None:
@@ -135,8 +135,8 @@ def _max_length(arguments: TokenizeArguments, model: ModelTokenizer, context: Co
     return limit or model.max_length
 
 
-def _refuse_kinds(dataset: Path) -> None:
-    """What a text template would leave out of a row is refused, not ignored."""
+def _check_kinds(dataset: Path, context: Context) -> None:
+    """What a text template would leave out of a row is refused, what only other ways of training read is said."""
     import pyarrow.parquet as pq
 
     for path in sorted(dataset.glob("*.parquet")):
@@ -145,6 +145,8 @@ def _refuse_kinds(dataset: Path) -> None:
             raise DataError(f"{path.name} holds no standard rows: make them with the stage preprocess")
         if found := [name for name in NOT_YET if name in columns]:
             raise DataError(f"rows with {' and '.join(found)} are not supported yet: remove these columns or rows")
+        for name in sorted({"rejected_response", "label"} & set(columns)):
+            context.logger.warning("%s: the column %s is not learnt from, only messages are", path.name, name)
 
 
 def _counts(split: str, writer: TokenWriter, encoder: Encoder) -> Metrics:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -143,6 +144,7 @@ def _download(
 @contextmanager
 def reporting(hub: HubName, kind: RepoType, repo: str, revision: str | None) -> Iterator[None]:
     """What the hubs' libraries raise, as one line each."""
+    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # it warns of every try that it repeats
     try:
         yield
     except MartletError:
@@ -181,7 +183,7 @@ def _translated(error: Exception, hub: HubName, kind: RepoType, where: str, revi
     broken = (httpx2.HTTPError, requests.RequestException, ms.HubError, hf.LocalEntryNotFoundError, ConnectionError)
     if isinstance(error, broken):
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        return StageFailed(f"{where} cannot be reached: {reason:.200}")
+        return StageFailed(f"{where} cannot be reached: {reason:.120}")
     return error
 
 

