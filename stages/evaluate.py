@@ -1,0 +1,218 @@
+"""Measures a model: loss and perplexity on held-out rows, and benchmarks from local files.
+
+`python -m stages evaluate --input model=DIGEST --input tokens=DIGEST --eval_dataset general_qa:questions.jsonl`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.arguments import EvaluateArguments
+from stages.context import Context
+from stages.errors import ArgumentsError, DataError
+from stages.evaluation.benchmarks import Benchmark, parse_benchmark
+from stages.sources.model_folder import MODEL_FILES
+from stages.stage import Input, Inputs, Metrics, Prepared, Stage
+
+if TYPE_CHECKING:
+    from stages.evaluation.harness import Score, Task
+    from stages.evaluation.loss import HeldOut
+    from stages.serving.engine import Engine
+
+__all__ = ["STAGE", "evaluate"]
+
+ENVIRONMENT = "evaluate"
+
+
+def prepare(arguments: EvaluateArguments) -> Prepared[EvaluateArguments]:
+    """Hands the files of benchmarks in as the input `eval_data`: their content is in the key, their path is not.
+
+    Raises:
+        ArgumentsError: an unknown benchmark.
+        DataError: a path that does not exist.
+        MissingPackage: benchmarks need the environment `evaluate`, and it is not there.
+    """
+    benchmarks = [parse_benchmark(text) for text in arguments.eval_dataset]
+    if not benchmarks:
+        return Prepared(arguments)
+    from stages.environments import interpreter
+
+    interpreter(ENVIRONMENT)
+    if all(benchmark.index is not None for benchmark in benchmarks):
+        return Prepared(arguments)  # a rerun, whose input is given
+    paths = tuple(Path(benchmark.place).expanduser() for benchmark in benchmarks)
+    for benchmark, path in zip(benchmarks, paths, strict=True):
+        if not path.exists():
+            raise DataError(f"--eval_dataset {benchmark.name}:{benchmark.place}: no such file or folder")
+    pinned = [benchmark.taken_in(index) for index, benchmark in enumerate(benchmarks)]
+    return Prepared(arguments.model_copy(update={"eval_dataset": pinned}), {"eval_data": paths})
+
+
+def evaluate(arguments: EvaluateArguments, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Writes `report.json` and `report.md`.
+
+    Args:
+        arguments: what to measure, and how to generate.
+        inputs: `model`; `tokens`, whose validation rows give the held-out loss; `eval_data`, rows of benchmarks.
+        out: the report.
+        context: evalscope's folder with every answer is among the attachments.
+
+    Raises:
+        ArgumentsError: there is nothing to measure with.
+        DataError: no held-out row, rows of another model's tokenizer, a malformed row of a benchmark.
+        ModelError: a file of the model is missing or damaged, or benchmarks need a chat template that it lacks.
+    """
+    from stages.serving.engine import Engine
+    from stages.serving.loading import load_model, load_tokenizer, uncompiled
+    from stages.training.quiet import quiet
+
+    tasks = _tasks(arguments, inputs, context)
+    held_out_rows = _held_out_path(inputs, tasks, context)
+    with quiet(), uncompiled():
+        tokenizer = load_tokenizer(inputs["model"]) if tasks else None
+        if tokenizer is not None:
+            _check_chat(tokenizer)
+        context.reporter.progress(0, 1, "loading the model")
+        model = load_model(
+            inputs["model"],
+            torch_dtype=arguments.torch_dtype,
+            device_map=arguments.device_map,
+            attn_impl=arguments.attn_impl,
+        )
+        held_out = _held_out(model, held_out_rows, arguments, context)
+        scores = _scores(Engine(model, tokenizer, arguments.system), tasks, arguments, context) if tokenizer else []
+    return _write(out, inputs["model"], held_out, tasks, scores, context)
+
+
+def _tasks(arguments: EvaluateArguments, inputs: Inputs, context: Context) -> list[Task]:
+    """The benchmarks with their rows checked, before any model is loaded."""
+    from stages.evaluation.benchmarks import prepare_rows
+    from stages.evaluation.harness import Task
+
+    benchmarks = [parse_benchmark(text) for text in arguments.eval_dataset]
+    names = [benchmark.name for benchmark in benchmarks]
+    tasks = []
+    for place, benchmark in enumerate(benchmarks):
+        title = f"{benchmark.name}_{place}" if names.count(benchmark.name) > 1 else benchmark.name
+        data = context.scratch / "benchmarks" / title
+        data.mkdir(parents=True, exist_ok=True)
+        subsets = prepare_rows(benchmark, _data_of(benchmark, inputs), data, arguments.eval_limit)
+        tasks.append(Task(benchmark, title, data, subsets))
+    return tasks
+
+
+def _data_of(benchmark: Benchmark, inputs: Inputs) -> Path:
+    if "eval_data" not in inputs or benchmark.index is None:
+        raise ArgumentsError(f"--eval_dataset {benchmark.name} has no rows: give their path, {benchmark.name}:PATH")
+    folder = inputs["eval_data"] / benchmark.index
+    if not folder.is_dir():
+        raise ArgumentsError(f"input eval_data has no folder {benchmark.index}/ for {benchmark.name}")
+    return folder
+
+
+def _held_out_path(inputs: Inputs, tasks: list[Task], context: Context) -> Path | None:
+    if "tokens" not in inputs:
+        if not tasks:
+            raise ArgumentsError("nothing to measure with: give the input tokens, or `--eval_dataset`")
+        return None
+    path = inputs["tokens"] / "validation.parquet"
+    if path.exists():
+        return path
+    if not tasks:
+        raise DataError("no row is held out: raise `--split_dataset_ratio`, or give `--val_dataset`")
+    context.logger.warning("no row is held out: only the benchmarks are run")
+    return None
+
+
+def _check_chat(tokenizer: Any) -> None:
+    from stages.errors import ModelError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            "`--eval_dataset` asks questions through the chat template, and the model has none: use its "
+            "instruction-tuned version, or put a chat_template.jinja beside its tokenizer.json"
+        )
+
+
+def _held_out(model: Any, path: Path | None, arguments: EvaluateArguments, context: Context) -> HeldOut | None:
+    from stages.evaluation.loss import held_out_loss
+    from stages.training.rows import read_rows
+
+    if path is None:
+        return None
+    rows = read_rows(path, model.config.get_text_config().vocab_size)
+    found = held_out_loss(model, rows, batch_size=arguments.per_device_eval_batch_size, context=context)
+    context.logger.info(
+        "held-out loss %.4f, perplexity %.3f (%d tokens, %d rows)",
+        found.loss, found.perplexity, found.num_tokens, found.num_samples,
+    )  # fmt: skip
+    return found
+
+
+def _scores(engine: Engine, tasks: list[Task], arguments: EvaluateArguments, context: Context) -> list[Score]:
+    from stages.environments import interpreter
+    from stages.evaluation.harness import run_benchmarks
+    from stages.serving.engine import Sampling
+
+    engine.check_chat_template()
+    sampling = Sampling(
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        repetition_penalty=arguments.repetition_penalty,
+        num_beams=arguments.num_beams,
+    )
+    scores = run_benchmarks(engine, tasks, interpreter(ENVIRONMENT), sampling, context)
+    for score in scores:
+        if score.is_main:
+            context.logger.info("%s: %s %.4f (%d questions)", score.task, score.metric, score.value, score.num_samples)
+    return scores
+
+
+def _write(
+    out: Path, model: Path, held_out: HeldOut | None, tasks: list[Task], scores: list[Score], context: Context
+) -> Metrics:
+    from stages.evaluation.report import write_report
+    from stages.serving.loading import quantization_of
+    from stages.sources.model_folder import check_model_folder
+
+    facts = check_model_folder(model)
+    described = {
+        "architecture": facts.architecture,
+        "quantization": quantization_of(model) or "none",
+        "weights_bytes": facts.weights_bytes,
+    }
+    text = write_report(out, described, held_out, tasks, scores)
+    context.reporter.markdown("report", text)
+    metrics: Metrics = {}
+    if held_out is not None:
+        metrics |= {
+            "eval_loss": held_out.loss,
+            "perplexity": held_out.perplexity,
+            "num_tokens": held_out.num_tokens,
+            "num_samples": held_out.num_samples,
+        }
+    return metrics | {f"{score.task}_{score.metric}": score.value for score in scores}
+
+
+STAGE = Stage(
+    name="evaluate",
+    version=1,
+    arguments=EvaluateArguments,
+    inputs={
+        "model": Input(kinds=("model",), reads=MODEL_FILES, help="a float model, or one quantized by bnb or gptq"),
+        "tokens": Input(
+            kinds=("tokens",),
+            reads=("validation.parquet", "tokens.json"),
+            required=False,
+            help="tokenized rows; the validation rows are measured",
+        ),
+        "eval_data": Input(kinds=("files",), required=False, help="rows of benchmarks, as `--eval_dataset` names them"),
+    },
+    output="report",
+    function=evaluate,
+    libraries=("torch", "transformers"),
+    prepare=prepare,
+)

@@ -1,0 +1,1 @@
+"""What a model is measured with: held-out loss, and benchmarks through evalscope."""

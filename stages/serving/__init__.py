@@ -1,0 +1,1 @@
+"""Engines that generate, and the OpenAI-compatible server before them."""
