@@ -16,14 +16,15 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from stages.artifacts.blobs import Blobs
 from stages.artifacts.checkout import check_out, copy_out
 from stages.artifacts.disk import remove_folder, store_errors, write_atomically
 from stages.artifacts.hashing import hash_file, on_all_cores
+from stages.artifacts.interface import Paths, Reference, Store
 from stages.artifacts.lease import lease
 from stages.artifacts.local_files import NOT_CONTENT, Found, Known, scan
 from stages.artifacts.manifest import ActionRecord, Manifest
@@ -40,45 +41,6 @@ logger = logging.getLogger("martlet.store")
 MARKER = "martlet-store.json"
 FORMAT = 1
 SHORTEST_PREFIX = 8
-Paths = Path | Sequence[Path]
-Reference = ArtifactRef | str
-
-
-class Store(Protocol):
-    """What run.py, the flows and the commands ask of a store; a remote one would answer with a local one in front."""
-
-    location: str
-
-    def put(self, path: Path, kind: Kind, *, move: bool = False) -> ArtifactRef: ...  # noqa: D102 - see LocalStore
-    def take_in(self, path: Paths, kind: Kind = "files") -> ArtifactRef: ...  # noqa: D102
-    def peek(self, path: Paths, kind: Kind = "files") -> Tree: ...  # noqa: D102
-    def tree(self, reference: Reference) -> Tree: ...  # noqa: D102
-    def find(self, prefix: str) -> ArtifactRef: ...  # noqa: D102
-    def check_out(self, reference: Reference, to: Path, reads: Sequence[str] = EVERYTHING) -> None: ...  # noqa: D102
-    def copy_out(self, reference: Reference, to: Path, reads: Sequence[str] = EVERYTHING) -> None: ...  # noqa: D102
-    def is_whole(self, reference: Reference) -> bool: ...  # noqa: D102
-    def rehash(self, file: File) -> Literal["whole", "damaged", "missing"]: ...  # noqa: D102
-    def action(self, key: str) -> ActionRecord | None: ...  # noqa: D102
-    def recorded(self, key: str) -> ActionRecord | None: ...  # noqa: D102
-    def actions_of(self, stage: str) -> Iterator[ActionRecord]: ...  # noqa: D102
-    def commit(self, manifest: Manifest) -> ActionRecord: ...  # noqa: D102
-    def artifacts(self) -> list[ArtifactRef]: ...  # noqa: D102
-    def trees(self) -> list[str]: ...  # noqa: D102
-    def manifests(self, reference: Reference) -> list[Manifest]: ...  # noqa: D102
-    def taken_in_from(self, reference: Reference) -> list[str]: ...  # noqa: D102
-    def lease(  # noqa: D102
-        self,
-        key: str,
-        on_wait: Callable[[str], None] | None = None,
-        stop_requested: Callable[[], bool] = lambda: False,
-    ) -> AbstractContextManager[None]: ...
-    def scratch(self, key: str) -> Path: ...  # noqa: D102
-    def scratch_path(self, key: str) -> Path: ...  # noqa: D102
-    def discard_scratch(self, key: str) -> None: ...  # noqa: D102
-    def work_folder(self) -> AbstractContextManager[Path]: ...  # noqa: D102
-    def save_run(self, record: dict[str, Any]) -> None: ...  # noqa: D102
-    def run(self, name: str) -> dict[str, Any]: ...  # noqa: D102
-    def runs(self) -> list[dict[str, Any]]: ...  # noqa: D102
 
 
 def open_store(location: str | Path | None = None) -> Store:
@@ -116,15 +78,14 @@ class LocalStore:
         marker = self.root / MARKER
         with store_errors(self.root):
             if not marker.exists():
-                if self.root.exists() and not _only_ours(self.root):
+                # Another process may be making it: the marker is there before anything else is.
+                if self.root.exists() and not _only_ours(self.root) and not marker.exists():
                     raise UserError(
                         f"{self.root} is not a store but a folder with other files; set MARTLET_STORE to an empty one"
                     )
                 (self.root / "tmp").mkdir(parents=True, exist_ok=True)
-                write_atomically(marker, json.dumps({"format": FORMAT}).encode(), self.workspace.path(), durable=False)
-            made_with = json.loads(marker.read_bytes())["format"]
-            if made_with != FORMAT:
-                raise UserError(f"the store {self.root} has format {made_with}; this Martlet reads format {FORMAT}")
+                write_atomically(marker, json.dumps({"format": FORMAT}).encode(), self.workspace.path())
+            _check_format(marker)
             self.workspace.sweep()
 
     # --- files in ---
@@ -406,6 +367,15 @@ class LocalStore:
     def runs(self) -> list[dict[str, Any]]:
         """The records of all runs, newest first."""
         return self.records.runs()
+
+
+def _check_format(marker: Path) -> None:
+    try:
+        made_with = json.loads(marker.read_bytes())["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{marker} is damaged: it should hold {json.dumps({'format': FORMAT})}") from error
+    if made_with != FORMAT:
+        raise UserError(f"the store {marker.parent} has format {made_with}; this Martlet reads format {FORMAT}")
 
 
 def _tree(kind: Kind, found: list[Found], hashes: list[str]) -> Tree:

@@ -14,7 +14,6 @@ from stages.artifacts.verify import verify
 from stages.run import run_stage
 
 ROUNDS = 10
-KEYS = 400
 
 # Runs a stage with one key after the other for as long as it lives.
 LOOP = """
@@ -31,12 +30,16 @@ for times in range(int(sys.argv[3]), 401):
 """
 
 
-def killed_at(store: Path, text: Path, first: int, seconds: float, tiny: ModuleType) -> None:
+def killed(store: Path, text: Path, first: int, more: int, seconds: float, tiny: ModuleType) -> None:
+    """Kills the loop some time after it has done `more` keys."""
     folder = str(Path(str(tiny.__file__)).parent)
     command = [sys.executable, "-c", LOOP, str(store), str(text), str(first), folder]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 60
+    while len(list((store / "actions").glob("*"))) < first - 1 + more and time.monotonic() < deadline:
+        time.sleep(0.002)
     time.sleep(seconds)
     process.kill()
     process.communicate()
@@ -47,16 +50,15 @@ def test_kill_at_random_moments(tmp_path: Path, text_file: Path, tiny: ModuleTyp
     root = tmp_path / "artifacts"
     done = 0
     for _ in range(ROUNDS):
-        seconds = moments.uniform(0.0, 0.12)
-        killed_at(root, text_file, done + 1, seconds, tiny)
+        more, seconds = moments.randint(0, 2), moments.uniform(0.0, 0.06)
+        killed(root, text_file, done + 1, more, seconds, tiny)
         store = LocalStore(root)
         assert list((root / "tmp").iterdir()) == [], seconds
         assert verify(store).problems == (), seconds
         keys = [path.stem for path in (root / "actions").glob("*.json")]
         assert all(store.action(key) for key in keys), seconds
-        assert len(keys) >= done, seconds
+        assert len(keys) >= done + more, seconds
         done = len(keys)
-    assert 0 < done < KEYS
     result = run_stage(tiny.REPEAT, tiny.TinyArguments(times=done + 1), {"text": text_file}, store=store)
     fresh = LocalStore(tmp_path / "fresh")
     undisturbed = run_stage(tiny.REPEAT, tiny.TinyArguments(times=done + 1), {"text": text_file}, store=fresh)
@@ -93,3 +95,20 @@ def test_a_work_folder_is_removed(store: LocalStore) -> None:
         (folder / "x").write_text("x")
         assert folder.stat().st_dev == store.root.stat().st_dev
     assert not folder.exists()
+
+
+def test_processes_that_make_one_store_together(tmp_path: Path, text_file: Path, tiny: ModuleType) -> None:
+    """Each with a key of its own, on a place where there is nothing yet."""
+    root = tmp_path / "deep" / "artifacts"
+    commands = [
+        [sys.executable, str(tiny.__file__), str(root), str(text_file), f'{{"times": {number}}}']
+        for number in range(1, 7)
+    ]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, errors
+    store = LocalStore(root)
+    assert verify(store).problems == ()
+    assert len(list(store.actions_of("repeat"))) == 6

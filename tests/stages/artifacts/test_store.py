@@ -278,6 +278,10 @@ def make_other_folder(path: Path) -> None:
     write(path, {"thesis.tex": "x"})
 
 
+def make_marked_badly(path: Path) -> None:
+    write(path, {"martlet-store.json": ""})
+
+
 def make_newer(path: Path) -> None:
     write(path, {"martlet-store.json": '{"format": 99}'})
 
@@ -287,6 +291,7 @@ def make_newer(path: Path) -> None:
     [
         (make_file, "is a file; set MARTLET_STORE to a folder"),
         (make_other_folder, "is not a store but a folder with other files"),
+        (make_marked_badly, r'martlet-store.json is damaged: it should hold {"format": 1}'),
         (make_newer, "has format 99; this Martlet reads format 1"),
     ],
 )
