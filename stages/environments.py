@@ -160,13 +160,13 @@ def _refuse_foreign(path: Path) -> None:
 def _run(command: list[str], name: str) -> None:
     """Runs uv, whose progress goes to the terminal and whose last words become the error."""
     logger.debug("%s", " ".join(command))
-    process = subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     lines = []
-    for line in process.stderr:
-        sys.stderr.write(line)
-        lines.append(line.strip())
-    if process.wait():
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            sys.stderr.write(line)
+            lines.append(line.strip())
+    if process.returncode:
         reason = " ".join(line for line in lines[-6:] if line)
         raise StageFailed(f"environment {name} could not be made: {reason or f'uv ended with {process.returncode}'}")
 

@@ -33,6 +33,7 @@ def run_child(
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
     stop_requested: Callable[[], bool] = lambda: False,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Runs `target` to its end.
 
@@ -45,6 +46,7 @@ def run_child(
         on_event: gets what the child tells with `child.emit`.
         stop_requested: looked at several times a second; the child is then ended.
         environment: variables on top of our own.
+        folder: where it works, and may leave files; our own working folder if None.
 
     Raises:
         MartletError: the child raised one: the same class, the same line.
@@ -64,6 +66,7 @@ def run_child(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=variables,
+                cwd=folder,
                 pass_fds=[writing],
             )
         finally:

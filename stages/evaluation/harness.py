@@ -83,12 +83,14 @@ def run_benchmarks(
         StageFailed: a request or a metric failed: no score is made up.
         Interrupted: the run was told to stop.
     """
-    result = context.scratch / "result.json"
+    result = context.scratch.absolute() / "result.json"
     log = context.attachments / "evalscope.log"
     total = sum(task.num_rows for task in tasks)
     with serve(engine, MODEL_NAME, sampling=sampling) as server:
-        job = context.scratch / "evalscope.json"
-        job.write_text(json.dumps(_job(tasks, server.url, sampling, context.attachments / "evalscope", result)))
+        job = context.scratch.absolute() / "evalscope.json"
+        job.write_text(
+            json.dumps(_job(tasks, server.url, sampling, context.attachments.absolute() / "evalscope", result))
+        )
         look = _watch(server, total, context)
         try:
             run_child(
@@ -99,6 +101,7 @@ def run_benchmarks(
                 title="evalscope",
                 stop_requested=look,
                 environment=OFFLINE,
+                folder=context.scratch,
             )
         except StageFailed as error:
             raise StageFailed(f"{error}{_cause(server)}") from error
@@ -120,7 +123,7 @@ def _job(tasks: Sequence[Task], url: str, sampling: Sampling, work: Path, result
         "benchmarks": [
             {
                 "name": task.benchmark.name,
-                "data": str(task.data),
+                "data": str(task.data.absolute()),
                 "subsets": [subset.name for subset in task.subsets],
                 "is_chinese": any(subset.is_chinese for subset in task.subsets),
                 "work": str(work / task.title),

@@ -59,10 +59,10 @@ def quantize_gptq(
     rows = read_rows(tokens, vocabulary)
     blocks = calibration_blocks(rows, num_samples=arguments.quant_n_samples, block=block, seed=arguments.data_seed)
     context.logger.info("quantize: calibrating on %d blocks of %d tokens", *blocks.shape)
-    work = _emptied(context.scratch / "gptq")
+    work = _emptied(context.scratch.absolute() / "gptq")
     np.save(work / "blocks.npy", blocks)
     job: dict[str, Any] = {
-        "model": str(model),
+        "model": str(model.absolute()),
         "blocks": str(work / "blocks.npy"),
         "offload": str(work / "offload"),
         "out": str(work / "model"),
@@ -83,6 +83,7 @@ def quantize_gptq(
         title="GPTQModel",
         on_event=lambda event: context.reporter.progress(event["done"], event["total"], event["text"]),
         stop_requested=context.stop_requested,
+        folder=work,
     )
     _take(work / "model", model, dtype, out, context)
     return int(blocks.size)

@@ -1,0 +1,1 @@
+"""The hubs that models are published on."""
