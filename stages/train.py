@@ -1,0 +1,257 @@
+"""Trains a model on tokens: a LoRA adapter, or all weights.
+
+`python -m stages train --input model=sha256:… --input tokens=sha256:… --lora_rank 16 --learning_rate 2e-4`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.arguments import TrainArguments
+from stages.context import Context
+from stages.errors import ArgumentsError, DataError, Interrupted
+from stages.sources.model_folder import MODEL_FILES
+from stages.stage import Input, Inputs, Metrics, Prepared, Stage
+from stages.training.checkpoints import Checkpoints
+from stages.training.tuners import Tuner, get_tuner, output_kind
+
+if TYPE_CHECKING:
+    from stages.training.rows import TokenRows
+    from stages.training.start import Start
+
+__all__ = ["STAGE", "train"]
+
+HANDED_IN = "local::checkpoint"
+"""Stands for the path of a checkpoint that has become the input `checkpoint`."""
+
+
+def prepare(arguments: TrainArguments) -> Prepared[TrainArguments]:
+    """Hands the folder in `resume_from_checkpoint` in as the input `checkpoint`.
+
+    Raises:
+        ArgumentsError: there is no such folder.
+    """
+    given = arguments.resume_from_checkpoint
+    if given is None or given == HANDED_IN:
+        return Prepared(arguments)
+    path = Path(given).expanduser()
+    if not path.is_dir():
+        raise ArgumentsError(f"`--resume_from_checkpoint {given}` is not a folder: give a checkpoint-<step>")
+    return Prepared(arguments.model_copy(update={"resume_from_checkpoint": HANDED_IN}), {"checkpoint": path})
+
+
+def can_resume(scratch: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return Checkpoints(scratch).newest() is not None
+
+
+def train(arguments: TrainArguments, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """Trains, and leaves a PEFT folder or a plain Hugging Face folder.
+
+    Args:
+        arguments: what is trained and how.
+        inputs: `model`; `tokens`, with train.parquet and perhaps validation.parquet; perhaps `checkpoint`.
+        out: the adapter or model.
+        context: scratch keeps checkpoints; attachments get logs, curves and, in the end, the checkpoints.
+
+    Raises:
+        UserError: a model, rows or a setting that cannot be trained; all but divergence is found before the weights
+            are loaded.
+        Interrupted: told to stop; the last checkpoint is from that moment.
+    """
+    from stages.training.quiet import quiet
+
+    with quiet():
+        return _Run(arguments, inputs, context).run(out)
+
+
+class _Run:
+    """A training from its checks to its artifact."""
+
+    def __init__(self, arguments: TrainArguments, inputs: Inputs, context: Context) -> None:
+        """Checks everything that can be checked without weights."""
+        from stages.training.loading import load_skeleton
+        from stages.training.precision import choose_precision
+        from stages.training.settings import count_steps, trainer_settings
+        from stages.training.start import find_start
+
+        self.arguments, self.context, self.base = arguments, context, inputs["model"]
+        self.tuner: Tuner = get_tuner(arguments)
+        self.checkpoints = Checkpoints(context.scratch, arguments.save_total_limit)
+        self.checkpoints.sweep()
+        context.reporter.progress(0, 1, "loading libraries and model")
+        skeleton = load_skeleton(self.base)
+        self.rows, self.validation = _read_rows(arguments, inputs["tokens"], skeleton)
+        self.precision = choose_precision(arguments, str(skeleton.config.dtype).removeprefix("torch."))
+        self.settings = trainer_settings(
+            arguments, self.precision, context.scratch, validates=self.validation is not None
+        )
+        self.tuner.check(skeleton)
+        steps = count_steps(self.settings, len(self.rows))
+        self.start: Start = find_start(arguments, self.checkpoints, inputs.get("checkpoint"), steps)
+
+    def run(self, out: Path) -> Metrics:
+        """Trains and writes everything."""
+        from stages.training.trainer import StopValidation
+
+        trainer, report = self._make_trainer()
+        try:
+            self._train(trainer)
+            history = trainer.state.log_history
+            if self.validation is not None and _last(history, "eval_loss") != trainer.state.global_step:
+                trainer.evaluate()
+        except StopValidation:
+            pass
+        if report.stopped:
+            done = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+            raise Interrupted(f"train: stopped at {done}; the same command goes on from its last checkpoint")
+        self._save(trainer, out)
+        report.draw(trainer.state.log_history)
+        self.checkpoints.link_into(self.context.attachments, only_model=self.arguments.save_only_model)
+        return self._metrics(trainer)
+
+    def _make_trainer(self) -> tuple[Any, Any]:
+        from transformers import set_seed
+
+        from stages.training.loading import load_model
+        from stages.training.progress import make_callbacks
+        from stages.training.settings import writes_tensorboard
+        from stages.training.trainer import make_trainer
+
+        set_seed(self.arguments.seed)
+        model = load_model(self.tuner.weights(self.base, self.start.checkpoint), self.arguments, self.precision)
+        model = self.tuner.prepare(model)
+        if self.start.checkpoint is not None and (self.start.finished or not self.start.resumes):
+            self.tuner.load(model, self.start.checkpoint)
+        runs = self.context.attachments / "runs" if writes_tensorboard(self.arguments) else None
+        report, callbacks = make_callbacks(self.context, runs)
+        trainer = make_trainer(
+            model, self.settings, self.tuner, self.checkpoints, self.rows, self.validation, callbacks
+        )
+        return trainer, report
+
+    def _train(self, trainer: Any) -> None:
+        """Does the steps that are left."""
+        from transformers import TrainerState
+
+        self._announce(trainer)
+        checkpoint = self.start.checkpoint
+        if checkpoint is None or not self.start.resumes:
+            trainer.train()
+        elif self.start.finished:  # the Trainer would do one step too many
+            trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+
+    def _announce(self, trainer: Any) -> None:
+        trained, total = _count_parameters(trainer.model)
+        where = "cpu" if self.precision.on_cpu else trainer.args.device
+        self.context.logger.info(
+            "train: %s, %.2fM of %.2fM parameters, %d rows, %d tokens of which %d are trained, %s on %s",
+            *(self.arguments.train_type, trained / 1e6, total / 1e6),
+            *(len(self.rows), self.rows.num_tokens, self.rows.num_labels, self.precision.dtype, where),
+        )
+        if self.start.checkpoint is not None:
+            what = "goes on from" if self.start.resumes else "takes its weights from"
+            self.context.logger.info("train: %s %s", what, self.start.checkpoint.name)
+
+    def _save(self, trainer: Any, out: Path) -> None:
+        """The last weights, or those of the best checkpoint."""
+        state = trainer.state
+        best = state.best_global_step if self.arguments.load_best_model_at_end else None
+        if best is not None and best != state.global_step:
+            self.context.logger.info("train: step %d is best, eval_loss %.4f", best, state.best_metric)
+            own = self.checkpoints.path(best)
+            source = own if own.is_dir() else self.start.checkpoint
+            assert source is not None, "find_start has refused a best checkpoint that is not here"
+            self.checkpoints.link_model(source, out)
+        else:
+            _check_finite(trainer.model, self.arguments)
+            self.tuner.save(trainer.model, out)
+        self.tuner.complete(self.base, out)
+
+    def _metrics(self, trainer: Any) -> Metrics:
+        state, history = trainer.state, trainer.state.log_history
+        trained, total = _count_parameters(trainer.model)
+        losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+        held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        metrics: Metrics = {
+            "global_step": state.global_step,
+            "train_loss": _mean_loss(losses),
+            "first_loss": losses[0][1],
+            "last_loss": losses[-1][1],
+            "num_train_epochs": round(float(state.epoch or 0), 4),
+            "num_rows": len(self.rows),
+            "num_tokens": self.rows.num_tokens,
+            "num_trained_tokens": self.rows.num_labels,
+            "num_parameters": total,
+            "num_trainable_parameters": trained,
+        }
+        if held_out:
+            metrics |= {"first_eval_loss": held_out[0], "eval_loss": held_out[-1]}
+        if state.best_metric is not None:
+            metrics |= {"best_metric": state.best_metric, "best_step": state.best_global_step}
+        return metrics
+
+
+def _read_rows(arguments: TrainArguments, tokens: Path, skeleton: Any) -> tuple[TokenRows, TokenRows | None]:
+    from stages.training.rows import read_rows
+
+    if not (tokens / "train.parquet").is_file():
+        raise DataError("the tokens have no train.parquet: every row was held out, or none was left")
+    vocabulary = skeleton.get_input_embeddings().num_embeddings
+    validation = tokens / "validation.parquet"
+    validates = arguments.eval_strategy != "no" and validation.is_file()
+    return read_rows(tokens / "train.parquet", vocabulary), read_rows(validation, vocabulary) if validates else None
+
+
+def _count_parameters(model: Any) -> tuple[int, int]:
+    """Those that are trained, and all."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return trained, sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_finite(model: Any, arguments: TrainArguments) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise ArgumentsError(
+                f"training broke down: {name} is no longer a number. "
+                f"Lower `--learning_rate` (it was {arguments.learning_rate:g})"
+            )
+
+
+def _last(history: Sequence[dict[str, Any]], name: str) -> int | None:
+    return next((entry["step"] for entry in reversed(history) if name in entry), None)
+
+
+def _mean_loss(losses: Sequence[tuple[int, float]]) -> float:
+    """Over all steps: each logged loss is the mean since the one before."""
+    total, before = 0.0, 0
+    for step, loss in losses:
+        total += loss * (step - before)
+        before = step
+    return total / before
+
+
+STAGE = Stage(
+    name="train",
+    version=1,
+    arguments=TrainArguments,
+    inputs={
+        "model": Input(kinds=("model",), reads=MODEL_FILES, help="the model to train"),
+        "tokens": Input(
+            kinds=("tokens",), reads=("train.parquet", "validation.parquet"), help="what tokenize has made"
+        ),
+        "checkpoint": Input(
+            kinds=("files", "adapter", "model"), required=False, help="a checkpoint-<step> to go on from"
+        ),
+    },
+    output=output_kind,
+    function=train,
+    need="gpu",
+    libraries=("torch", "transformers", "peft", "accelerate"),
+    prepare=prepare,
+    can_resume=can_resume,
+)

@@ -1,0 +1,89 @@
+"""Where a run starts: anew, from its own last checkpoint, or from one that the user gives: `find_start(…)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import ArgumentsError, ModelError
+
+if TYPE_CHECKING:
+    from stages.arguments import TrainArguments
+    from stages.training.checkpoints import Checkpoints
+
+__all__ = ["Start", "find_start"]
+
+NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        checkpoint: its weights are taken, if there is one.
+        resumes: whether step, optimizer, random state and the order of rows are taken too.
+        state: the trainer's state in it.
+        ours: whether this very run has written it.
+    """
+
+    checkpoint: Path | None = None
+    resumes: bool = False
+    state: dict[str, Any] | None = None
+    ours: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run had done its last step and was then interrupted."""
+        return self.ours and self.state is not None and self.state["global_step"] >= self.state["max_steps"]
+
+
+def find_start(arguments: TrainArguments, checkpoints: Checkpoints, given: Path | None, num_steps: int) -> Start:
+    """Its own last checkpoint, else the given one, else none.
+
+    Args:
+        arguments: whether only weights are taken from the given one.
+        checkpoints: the run's own.
+        given: the folder of another run's.
+        num_steps: optimizer steps of the whole run.
+
+    Raises:
+        ModelError: the given checkpoint lacks what going on from it needs.
+        ArgumentsError: it has done all steps, or lacks the best checkpoint of its run, which is to be compared with.
+    """
+    own = checkpoints.newest()
+    if own is not None:
+        return Start(own, True, _read_state(own), ours=True)
+    if given is None:
+        return Start()
+    if arguments.resume_only_model:
+        return Start(given)
+    missing = [name for name in NEEDED if not (given / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"`--resume_from_checkpoint`: the checkpoint has no {missing[0]}: give `--resume_only_model true` "
+            "to take only its weights"
+        )
+    state = _read_state(given)
+    if state["global_step"] >= num_steps:
+        raise ArgumentsError(
+            f"the checkpoint is at step {state['global_step']} of {num_steps}: nothing is left to train. "
+            "Raise `--num_train_epochs` or `--max_steps`, or give `--resume_only_model true`"
+        )
+    best = state.get("best_global_step")
+    if arguments.load_best_model_at_end and best not in (None, state["global_step"]):
+        raise ArgumentsError(
+            f"`--load_best_model_at_end` compares with step {best} of the run that the checkpoint is from, which it "
+            "does not hold: start from that checkpoint, or drop one of the two flags"
+        )
+    return Start(given, True, state)
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    from stages.sources.model_folder import read_json
+
+    state = read_json(checkpoint / "trainer_state.json")
+    if not isinstance(state.get("global_step"), int) or not isinstance(state.get("max_steps"), int):
+        raise ModelError(f"{checkpoint.name}/trainer_state.json is not that of a training")
+    return state

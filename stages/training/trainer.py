@@ -1,0 +1,170 @@
+"""transformers' Trainer with our checkpoints, an exact validation loss and a way to stop: `make_trainer(…)`.
+
+What is changed, and nothing else: weights are saved and loaded by the tuner; a checkpoint counts only once it is on
+the disk; the validation loss is a mean over tokens, not over batches; validation leaves the random state alone, so
+that a run which is resumed after it goes on exactly; rows grouped by length come in an order that can be repeated;
+on a CPU no padding is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.training.rows import IGNORED, TokenRows, collate, split_by_length
+
+if TYPE_CHECKING:
+    from transformers import Seq2SeqTrainingArguments
+    from transformers import Trainer as Base
+
+    from stages.training.checkpoints import Checkpoints
+    from stages.training.tuners import Tuner
+else:
+    Base = object  # transformers is imported only where a trainer is made
+
+__all__ = ["StopValidation", "make_trainer"]
+
+
+class StopValidation(Exception):
+    """A validation was told to end; it leaves no trace."""
+
+
+def make_trainer(
+    model: Any,
+    settings: Seq2SeqTrainingArguments,
+    tuner: Tuner,
+    checkpoints: Checkpoints,
+    rows: TokenRows,
+    validation: TokenRows | None,
+    callbacks: Sequence[Any],
+) -> Any:
+    """A Trainer for a prepared model.
+
+    Args:
+        model: what the tuner has prepared.
+        settings: see `settings.py`.
+        tuner: saves and loads weights.
+        checkpoints: where they are.
+        rows: what is trained on.
+        validation: what is validated on, if anything.
+        callbacks: called after transformers' own, which decides when to log, save and validate.
+    """
+    from transformers import PrinterCallback, Trainer
+
+    class StageTrainer(_StageTrainer, Trainer):  # type: ignore[misc]
+        pass
+
+    trainer = StageTrainer(
+        model=model,
+        args=settings,
+        data_collator=collate,
+        train_dataset=rows,
+        eval_dataset=validation,
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.tuner = tuner
+    trainer.checkpoints = checkpoints
+    return trainer
+
+
+class _StageTrainer(Base):  # type: ignore[misc]
+    """The methods that replace the Trainer's own, most of which are private to it: transformers is pinned."""
+
+    tuner: Tuner
+    checkpoints: Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.tuner.save(self.model, Path(output_dir or self.args.output_dir))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        self.checkpoints.begin(step)
+        super()._save_checkpoint(model, trial)
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        self.checkpoints.finish(step, best=best)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.tuner.load(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Nothing: the stage takes the files of the best checkpoint as they are."""
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        except StopValidation:
+            # Which checkpoint is best is part of the result: then the validation must be done over, from the last one.
+            if not self.args.metric_for_best_model:
+                self._save_checkpoint(model, trial)
+            raise
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Leaves out the Trainer's summary: after a resume it tells of the last part of a run only."""
+        if "train_runtime" not in logs:
+            super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validates; torch's random state is afterwards what it was."""
+        import torch
+
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own, whose loss is the mean of the batches' means; here it is the mean over all tokens."""
+        self._sum, self._tokens = 0.0, 0
+        output = super().evaluation_loop(*args, **kwargs)
+        output.metrics["eval_loss"] = self._sum / max(self._tokens, 1)
+        return output
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """On a CPU, rows of different lengths one by one: the gradients add up to the same, without padding."""
+        if num_items_in_batch is None or self.args.device.type != "cpu":
+            return super().training_step(model, inputs, num_items_in_batch)
+        return sum(
+            super(_StageTrainer, self).training_step(model, part, num_items_in_batch)
+            for part in split_by_length(inputs)
+        )
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        """The loss of a batch, remembered with its weight."""
+        tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
+        self._sum += float(loss) * tokens
+        self._tokens += tokens
+        return loss, None, None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = train_dataset or self.train_dataset
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return _GroupedByLength(batch, rows.lengths, seed)
+
+
+class _GroupedByLength:
+    """transformers' LengthGroupedSampler, whose order in an epoch depends on the seed and the epoch alone."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        self.batch_size, self.lengths, self.seed, self.epoch = batch_size, lengths, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer, also when it goes on in the middle of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Any:
+        import torch
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
