@@ -96,8 +96,9 @@ class Martlet:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Starts a command line and leaves it running."""
         command = [sys.executable, "-m", "flows.cli", *words]
+        nowhere = subprocess.DEVNULL
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=self.folder, env=self.environment, stdout=nowhere, stderr=nowhere, text=True
         )
 
 

@@ -126,7 +126,7 @@ def test_a_new_learning_rate_reruns_training_and_what_follows(martlet: Martlet, 
     expected = {title: "cached" if title in kept else "ran" for title in [*STAGES, *EVALUATIONS]}
     assert statuses(done) == {**expected, "push_to_hub": "skipped"}
     assert {title: status.replace("run", "ran") for title, status in statuses(planned).items()} == statuses(done)
-    assert "learning_rate 0.001 → 0.002" in by_title(planned)["train"]["reason"]
+    assert "learning_rate 1e-3 → 2e-3" in by_title(planned)["train"]["reason"]
 
 
 def test_a_stage_by_itself_gives_the_same_digest(martlet: Martlet, first: dict[str, Any]) -> None:
@@ -242,7 +242,7 @@ def test_a_deployment_runs_on_a_worker_and_shows_arrows_and_cached_states(
     words = ["sft-then-export/local", "-p", f"model={tiny_model}", "-p", 'dataset=["rows.jsonl"]', "-p", "max_steps=2"]
     words += ["-p", "split_dataset_ratio=0.2", "-p", "max_length=128", "-p", "logging_steps=1"]
     run = deployment_run(martlet, *words)
-    assert run["name"] == "tiny-llama · rows"
+    assert run["name"] == "tiny-llama · rows · r8"
     tasks = api(martlet.environment, "task_runs/filter", {"task_runs": {}, "flow_runs": {"id": {"any_": [run["id"]]}}})
     upstream = {
         task["name"]: {item["id"] for items in task["task_inputs"].values() for item in items if "id" in item}
