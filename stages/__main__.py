@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,7 +210,8 @@ def _stage_help(stage: Stage[Any]) -> str:
 
 
 def _summary(stage: Stage[Any]) -> str:
-    return (stage.function.__doc__ or "").strip().split("\n")[0]
+    first_line = (stage.function.__doc__ or "").strip().split("\n")[0]
+    return textwrap.shorten(first_line, 100, placeholder=" …")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from stages.artifacts.disk import clone, sync_file, write_atomically
-from stages.artifacts.hashing import copy_and_hash, hash_file, on_all_cores
+from stages.artifacts.hashing import copy_and_hash, hash_file, hash_own_file, on_all_cores
 from stages.artifacts.local_files import Found
 from stages.artifacts.tree import File, Tree
 from stages.artifacts.workspace import Workspace
@@ -56,7 +56,7 @@ class Blobs:
 
     def _add(self, file: Found, *, move: bool) -> str:
         if move:
-            sha256 = hash_file(file.path)
+            sha256 = hash_own_file(file.path) if file.own else hash_file(file.path)
             if self._is_blob(file.path, sha256) or (file.own and self._adopt(file.path, sha256)):
                 return sha256
         copy = self.workspace.file()
