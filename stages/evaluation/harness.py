@@ -21,7 +21,7 @@ MODEL_NAME = "model"
 RUNNER = Path(__file__).with_name("evalscope_runner.py")
 SEED = 42
 # Nothing is looked up on a hub: the rows are here, and the tokenizer stays with the server.
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 @dataclass(frozen=True)
