@@ -156,13 +156,21 @@ def _cuda_names() -> list[str]:
 
 
 def _import_gptqmodel() -> None:
-    """Keeps its banner, and every kernel that it considers, from stdout, where `--json` has its one line."""
-    os.environ.setdefault("GPTQMODEL_DISABLE_GIL_WARNING", "1")
-    with suppress(ImportError), redirect_stdout(sys.stderr):
-        from logbar import LogBar  # type: ignore[import-untyped]
+    """Keeps what it does to the process from those who come after.
 
-        LogBar.shared().setLevel("ERROR")
-        import gptqmodel  # noqa: F401
+    It prints a banner to stdout, where `--json` has its one line, and moves the caches of Hugging Face to a temporary
+    folder through HF_HOME and others, which later stages and their children would read.
+    """
+    before = dict(os.environ)
+    try:
+        with suppress(ImportError), redirect_stdout(sys.stderr):
+            from logbar import LogBar  # type: ignore[import-untyped]
+
+            LogBar.shared().setLevel("ERROR")
+            import gptqmodel  # noqa: F401
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _first_line(error: Any) -> str:
