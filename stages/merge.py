@@ -43,8 +43,10 @@ def merge(arguments: MergeArguments, inputs: Inputs, out: Path, context: Context
     from stages.sources.model_folder import check_model_folder
     from stages.training.adapter import read_adapter
     from stages.training.companions import link_companions
+    from stages.training.cores import share_cores
     from stages.training.merging import BaseWeights, plan_merge
 
+    share_cores()
     check_model_folder(inputs["model"])
     base = BaseWeights(inputs["model"])
     edits = read_adapter(inputs["adapter"])

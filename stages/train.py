@@ -61,8 +61,10 @@ def train(arguments: TrainArguments, inputs: Inputs, out: Path, context: Context
             are loaded.
         Interrupted: told to stop; the last checkpoint is from that moment.
     """
+    from stages.training.cores import share_cores
     from stages.training.quiet import quiet
 
+    share_cores()
     with quiet():
         return _Run(arguments, inputs, context).run(out)
 

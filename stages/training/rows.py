@@ -109,10 +109,11 @@ def _check(rows: TokenRows, name: str, vocabulary: int) -> None:
             f"{name} has the token id {top}, the model knows {vocabulary} tokens: "
             "the rows were made with another model's tokenizer"
         )
-    trained = np.concatenate([[0], np.cumsum(rows.labels != IGNORED)])
-    # The first token of a row is predicted from nothing, so a label there trains nothing.
-    firsts = (rows.labels[rows.starts[:-1]] != IGNORED) if rows.num_tokens else np.zeros(len(rows), bool)
-    empty = np.flatnonzero(trained[rows.starts[1:]] - trained[rows.starts[:-1]] - firsts <= 0)
+    starts, ends = rows.starts[:-1], rows.starts[1:]
+    trains = rows.labels != IGNORED
+    trains[starts[starts < ends]] = False  # a row's first token is predicted from nothing
+    before = np.concatenate([[0], np.cumsum(trains)])
+    empty = np.flatnonzero(before[ends] == before[starts])
     if len(empty):
         raise DataError(f"{name} has {len(empty)} rows without any label to train, the first of them is row {empty[0]}")
 
