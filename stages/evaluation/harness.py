@@ -20,6 +20,8 @@ __all__ = ["Score", "Task", "run_benchmarks"]
 MODEL_NAME = "model"
 RUNNER = Path(__file__).with_name("evalscope_runner.py")
 SEED = 42
+# The engine answers one question after the other, each as slowly as it must; asking again would only make it slower.
+PATIENCE = {"timeout": 24 * 3600.0, "retries": 0}
 # Nothing is looked up on a hub: the rows are here, and the tokenizer stays with the server.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
@@ -118,7 +120,7 @@ def _job(tasks: Sequence[Task], url: str, sampling: Sampling, work: Path, result
         "api_url": url,
         "model": MODEL_NAME,
         "seed": SEED,
-        "generation": {name: value for name, value in generation.items() if value is not None},
+        "generation": PATIENCE | {name: value for name, value in generation.items() if value is not None},
         "result": str(result),
         "benchmarks": [
             {
