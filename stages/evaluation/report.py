@@ -41,7 +41,7 @@ def _benchmark(task: Task, scores: Sequence[Score]) -> dict[str, Any]:
         "name": task.benchmark.name,
         "title": task.title,
         "subsets": {subset.name: subset.num_rows for subset in task.subsets},
-        "prompt_language": _language(task),
+        "prompt_language": _prompt_language(task),
         "main_metric": next((score.metric for score in scores if score.is_main), None),
         "metrics": {score.metric: score.value for score in scores},
     }
@@ -66,9 +66,13 @@ def _markdown(model: dict[str, Any], held_out: HeldOut | None, tasks: Sequence[T
             for score in scores
             if score.task == task.title
         ]
-        lines += ["", f"Asked in {_language(task)}; greedy unless a temperature was given."]
+        if language := _prompt_language(task):
+            lines += ["", f"Asked with evalscope's {language} prompt."]
     return "\n".join(lines) + "\n"
 
 
-def _language(task: Task) -> str:
+def _prompt_language(task: Task) -> str | None:
+    """Of the prompt around a question: general_qa asks it as it is."""
+    if task.benchmark.name != "general_mcq":
+        return None
     return "Chinese" if any(subset.is_chinese for subset in task.subsets) else "English"
