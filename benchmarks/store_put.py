@@ -6,8 +6,9 @@ Each round times, one after the other and on the same files in the page cache: S
 are in memory already; `put(move=True)`, as every stage's output is taken in; `put`, which copies; a check and checkout.
 The fastest round of each counts, for other work on the machine only makes it slower, and beside the ratio of the wall
 times stands that of the processor times: 1.1 means that the store costs a tenth more than hashing alone.
-On a busy machine, `chrt -f 10 python …` (as root) keeps others out of the way. The aim is 1.6 for what is moved. A copy has to write as well: where a core hashes at 1.8 GB/s and writes to the page
-cache at 3 GB/s, two cores cannot copy at 1.6 times one core's hashing.
+The aim is 1.6 for what is moved. A copy has to write as well: where a core hashes at 1.8 GB/s and writes to the page
+cache at 3 GB/s, two cores cannot copy at 1.6 times one core's hashing. On a busy machine, `chrt -f 10 python …` (as
+root) keeps other work out of the way.
 """
 
 from __future__ import annotations
