@@ -44,7 +44,7 @@ types: environment  ## mypy, strict
 	$(BIN)/mypy
 
 unit: environment  ## the fast tests
-	$(BIN)/pytest -q -m "not slow and not server and not environment"
+	$(BIN)/pytest -q -n 2 -m "not slow and not server and not environment"
 
 check: lint types unit  ## what to run before every commit (under 3 minutes)
 

@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 
 from stages.errors import ArgumentsError, MartletError
+from stages.training.cores import share_cores
 
 __all__ = ["main"]
 
@@ -65,6 +66,7 @@ def dispatch(argv: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point: errors become one line on stderr and an exit code."""
+    share_cores()
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
     except MartletError as error:

@@ -12,6 +12,7 @@ from prefect.context import get_run_context
 
 from flows.output import OutputFolder
 from flows.pipeline import Given, Pipeline, Step
+from flows.plan import plan
 from flows.record import RunRecord, StageRecord
 from flows.tasks import task_for
 from stages.arguments.base import Arguments
@@ -106,6 +107,7 @@ def execute(
     record = RunRecord(id=str(context.flow_run.id), flow=pipeline.name, arguments=dict(given or {}))  # type: ignore[union-attr]
     started = time.monotonic()
     try:
+        plan(pipeline, arguments, store)
         pipeline.page(arguments, TaskCall(arguments, record, output, force))
     except MartletError as error:
         record.ok, record.error, record.exit_code = False, str(error), error.exit_code

@@ -12,6 +12,7 @@ from stages.artifacts.store import Store
 from stages.errors import StageFailed
 from stages.registry import get_stage
 from stages.run import PlannedStage, plan_stage
+from stages.stage import Stage
 
 __all__ = ["PlanLine", "Planner", "plan"]
 
@@ -50,10 +51,17 @@ class Planner:
     def __call__(self, stage: str, *, label: str = "", **inputs: Step | Given | None) -> Step:
         """Plans a stage: its key is known only if every input is."""
         given = {name: value for name, value in inputs.items() if value is not None}
+        definition = get_stage(stage)
+        arguments = self.arguments.for_stage(definition.arguments)
         waits = {
             name: step.handle for name, step in given.items() if isinstance(step, Step) and not step.handle.artifact
         }
-        line = self._after(stage, label, waits) if waits else self._look_up(stage, label, given)
+        if waits:
+            if definition.prepare is not None:
+                definition.prepare(arguments)  # what is wrong with a later stage is said before an earlier one runs
+            line = self._after(stage, label, waits)
+        else:
+            line = self._look_up(definition, arguments, label, given)
         self.lines.append(line)
         return Step(stage, label, line)
 
@@ -70,9 +78,10 @@ class Planner:
             )
         return PlanLine(stage, label, "run", f"its input {name} is made by {source.stage}, which will run")
 
-    def _look_up(self, stage: str, label: str, given: dict[str, Step | Given]) -> PlanLine:
-        definition = get_stage(stage)
-        arguments = self.arguments.for_stage(definition.arguments)
+    def _look_up(
+        self, definition: Stage[Any], arguments: Arguments, label: str, given: dict[str, Step | Given]
+    ) -> PlanLine:
+        stage = definition.name
         inputs = {name: _known(value) for name, value in given.items()}
         try:
             planned: PlannedStage = plan_stage(definition, arguments, inputs, store=self.store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from flows.record import StageRecord
 from stages.artifacts.describe import size_text
 
 __all__ = ["print_plan", "print_run"]
+
+MODELS = ("train", "merge", "quantize")
 
 
 def _artifact(record: dict[str, Any] | None) -> str:
@@ -67,11 +70,16 @@ def _closing_lines(record: dict[str, Any]) -> list[str]:
     if "base" in losses and len(losses) > 1:
         moved = " → ".join(f"{losses[label]:.4f} ({label})" for label in losses)
         lines.append(f"held-out loss: {moved}")
-    paths = [stage["path"] for stage in record["stages"] if stage.get("path") and stage["stage"] != "evaluate"]
-    lines += [f"model: {path}" for path in paths[-1:]]
+    models = [stage["path"] for stage in record["stages"] if stage["stage"] in MODELS and stage.get("path")]
+    models = [_relative(path) for path in models]
+    lines += [f"model:  {path}" for path in models[-1:]]
+    whole = [path for path in models if (Path(path) / "config.json").is_file()]
+    lines += [f"chat:   {_relative(sys.executable)} -m stages.serving.chat {path}" for path in whole[:1]]
     if record["output_dir"]:
         lines.append(f"output: {_relative(record['output_dir'])}")
-    lines.append(f"run: {record['run']} ({record['seconds']:.1f} s)")
+    if not os.environ.get("PREFECT_API_URL"):
+        lines.append("runs:   prefect server start, then http://127.0.0.1:4200")
+    lines.append(f"run:    {record['run']} ({record['seconds']:.1f} s)")
     return lines
 
 

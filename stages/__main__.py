@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, MartletError, UnknownReference
 from stages.registry import STAGE_NAMES, get_stage
+from stages.training.cores import share_cores
 
 if TYPE_CHECKING:
     from stages.artifacts.store import Store
@@ -53,6 +54,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a stage and answers the exit code: 0, 1 (the stage failed), 2 (the user's error), 130 or 143 (stopped)."""
+    share_cores()
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(_general_help())

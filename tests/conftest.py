@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from stages.training.cores import share_cores
+
+share_cores()  # before any test imports torch
+
 TEXT = "the a capital of France Paris is what answer question hello world one two three red green blue sky sea sum"
 WORDS = TEXT.split()
 CHAT_TEMPLATE = (
