@@ -15,8 +15,9 @@ from stages.arguments import TokenizeArguments
 from stages.context import Context
 from stages.data.chat_template import PINNED_DATE
 from stages.data.histogram import draw_lengths
-from stages.data.tokenizer import TOKENIZER_FILES, ModelTokenizer, load_tokenizer
+from stages.data.tokenizer import ModelTokenizer, load_tokenizer
 from stages.errors import DataError, Interrupted, ModelError
+from stages.sources.model_folder import TOKENIZER_FILES
 from stages.stage import Input, Inputs, Metrics, Stage
 
 if TYPE_CHECKING:

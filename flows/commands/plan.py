@@ -15,10 +15,10 @@ __all__ = ["main"]
 def main(_command: str, argv: list[str]) -> int:
     """Plans a recipe (`plan configs/quickstart.yaml …`) or a command (`plan sft --model …`)."""
     argv, as_json = split_json(argv)
-    if not argv or argv[0] in ("-h", "--help"):
+    if argv and argv[0] in ("-h", "--help"):
         print("usage: martlet plan RECIPE|COMMAND [--name value …] [--json]\n\nSays per stage: cached, run or resume.")
         return 0
-    if argv[0].startswith("-"):
+    if not argv or argv[0].startswith("-"):
         raise ArgumentsError("martlet plan needs a recipe or a command first: martlet plan sft --model M --dataset D")
     request = read_request(argv[0], argv[1:]) if argv[0] in PIPELINE_NAMES else read_request("run", argv)
     if request is None:

@@ -6,10 +6,12 @@ import sys
 from typing import Any
 
 from flows.commands.common import Request, read_request, split_json
+from flows.plan import plan
 from flows.record import public
 from flows.summary import print_run
 from stages.arguments import commands as command_arguments
 from stages.arguments.command_line import help_text
+from stages.artifacts.store import open_store
 from stages.errors import ArgumentsError
 
 __all__ = ["main", "run_request"]
@@ -38,6 +40,7 @@ def run_request(request: Request, *, as_json: bool, force: frozenset[str] = froz
     from flows.quiet import start_prefect
 
     output_folder(request.arguments)
+    plan(request.pipeline, request.arguments, open_store())  # a wrong path is said now, not once Prefect has started
     start_prefect()
     from flows.flow import flow_for
 
@@ -47,8 +50,6 @@ def run_request(request: Request, *, as_json: bool, force: frozenset[str] = froz
 
 def finish(state: Any, *, as_json: bool) -> int:
     """Prints the record of a finished flow run, which the store has, and answers the exit code."""
-    from stages.artifacts.store import open_store
-
     run_id = str(state.state_details.flow_run_id)
     record = open_store().run(run_id)
     if state.is_completed():

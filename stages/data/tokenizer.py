@@ -17,20 +17,7 @@ from stages.sources.model_folder import read_json
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["TOKENIZER_FILES", "ModelTokenizer", "load_tokenizer"]
-
-TOKENIZER_FILES = (
-    "config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template*",
-    "*.model",
-    "*.tiktoken",
-)
-"""Globs of what is read of a model."""
+__all__ = ["ModelTokenizer", "load_tokenizer"]
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Classes that take tokenizer.json as it is; the others of transformers build the tokenizer anew from parts of it.

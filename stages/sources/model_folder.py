@@ -14,14 +14,18 @@ from typing import Any
 
 from stages.errors import ModelError
 
-__all__ = ["MODEL_FILES", "PICKLES", "ModelFacts", "check_model_folder", "choose_model_files", "link_model_files"]
+__all__ = [
+    "MODEL_FILES",
+    "PICKLES",
+    "TOKENIZER_FILES",
+    "ModelFacts",
+    "check_model_folder",
+    "choose_model_files",
+    "link_model_files",
+]
 
-MODEL_FILES = (
+TOKENIZER_FILES = (
     "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
     "tokenizer*",
     "vocab*",
     "merges.txt",
@@ -30,6 +34,15 @@ MODEL_FILES = (
     "chat_template*",
     "*.model",
     "*.tiktoken",
+)
+"""Globs of what a model's tokenizer needs."""
+
+MODEL_FILES = (
+    *TOKENIZER_FILES,
+    "generation_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
     "*preprocessor_config.json",
     "processor_config.json",
     "LICENSE*",
