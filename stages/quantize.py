@@ -87,5 +87,6 @@ STAGE = Stage(
     },
     output="model",
     function=quantize,
+    need="gpu",
     libraries=("bitsandbytes", "gptqmodel", "torch", "transformers"),
 )
