@@ -213,6 +213,7 @@ STAGE = Stage(
     },
     output="report",
     function=evaluate,
-    libraries=("torch", "transformers"),
+    need="gpu",
+    libraries=("bitsandbytes", "gptqmodel", "torch", "transformers"),
     prepare=prepare,
 )
