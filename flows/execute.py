@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from prefect.client.schemas.objects import State
@@ -33,6 +33,8 @@ class TaskCall:
     record: RunRecord
     output: OutputFolder | None
     force: frozenset[str] = frozenset()
+    # Prefect knows results by their address: one that is freed lends its address, and its arrows, to another object.
+    _alive: list[State[Any]] = field(default_factory=list)
 
     def __call__(self, stage: str, *, label: str = "", **inputs: Step | Given | None) -> Step:
         """Runs a stage. Inputs are passed on as task states, which is what draws the arrows in the UI."""
@@ -47,6 +49,7 @@ class TaskCall:
         forced = stage in self.force
         task = task_for(stage, step.title)
         state = cast(State[Any], task(stage, arguments, passed, step.title, force=forced, return_state=True))
+        self._alive.append(state)
         line.seconds = time.monotonic() - started
         result = self._result(step, state)
         self._note(line, result)
