@@ -14,7 +14,7 @@ from flows.output import OutputFolder
 from flows.pipeline import Given, Pipeline, Step
 from flows.plan import plan
 from flows.record import RunRecord, StageRecord
-from flows.tasks import task_for
+from flows.tasks import Outcome, task_for
 from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store
@@ -61,8 +61,8 @@ class TaskCall:
 
     def _result(self, step: Step, state: State[Any]) -> StageResult:
         if state.is_completed():
-            result: StageResult = state.result()
-            return result
+            outcome: Outcome = state.result()
+            return outcome.result
         error = state.result(raise_on_failure=False)
         self.record.stages[-1].reason = str(error)
         if isinstance(error, BaseException) and not isinstance(error, Exception):

@@ -27,7 +27,7 @@ from stages.registry import get_stage
 from stages.run import StageResult, run_stage
 from stages.stopping import StopSignals
 
-__all__ = ["run_as_task", "task_for"]
+__all__ = ["Outcome", "run_as_task", "task_for"]
 
 RETRIES = 2
 RETRY_DELAY_SECONDS = [2.0, 20.0]
@@ -49,6 +49,17 @@ def stop_request() -> Iterator[Callable[[], bool]]:
         yield signals.is_requested
 
 
+class Outcome:
+    """A stage's result as one thing that Prefect does not look into.
+
+    It follows every string and reference inside of a dataclass, and would draw an arrow to whatever task gave an equal
+    word, such as an input's name, before.
+    """
+
+    def __init__(self, result: StageResult) -> None:
+        self.result = result
+
+
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -59,16 +70,16 @@ def stop_request() -> Iterator[Callable[[], bool]]:
 def run_as_task(
     stage: str,
     arguments: Arguments,
-    inputs: Mapping[str, StageResult | ArtifactRef | Path],
+    inputs: Mapping[str, Outcome | ArtifactRef | Path],
     title: str,
     force: bool = False,
-) -> State[StageResult]:
+) -> State[Outcome]:
     """Runs one stage and reports to the UI; the returned state is named `Cached` on a hit.
 
     An input is the result of a task before this one, an artifact in the store, or a path that is taken in.
     """
     definition = get_stage(stage)
-    sources = {name: value.artifact if isinstance(value, StageResult) else value for name, value in inputs.items()}
+    sources = {name: value.result.artifact if isinstance(value, Outcome) else value for name, value in inputs.items()}
     reporter = PrefectReporter(title)
     try:
         with stop_request() as stop_requested:
@@ -88,7 +99,7 @@ def run_as_task(
     show_result(title, result)
     names = {"cached": "Cached", "resumed": "Resumed"}
     return Completed(
-        name=names.get(result.status), message=f"{result.status} {result.artifact.digest[:19]}", data=result
+        name=names.get(result.status), message=f"{result.status} {result.artifact.digest[:19]}", data=Outcome(result)
     )
 
 
