@@ -6,6 +6,7 @@ martlet plan configs/quickstart.yaml --learning_rate 2e-4
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib import import_module
 
@@ -70,7 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
     except MartletError as error:
+        words = sys.argv[1:] if argv is None else argv
         print(f"error: {error}", file=sys.stderr)
+        if "--json" in words:
+            print(json.dumps({"flow": words[0], "ok": False, "error": str(error), "stages": []}))
         return error.exit_code
     except KeyboardInterrupt:
         print("error: interrupted. The same command goes on from the last checkpoint", file=sys.stderr)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from prefect.client.schemas.objects import State
@@ -20,7 +22,8 @@ from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store
 from stages.errors import MartletError, StageFailed
 from stages.registry import get_stage
-from stages.run import StageResult
+from stages.run import StageResult, plan_stage
+from stages.stage import Stage
 
 __all__ = ["execute"]
 
@@ -39,11 +42,12 @@ class TaskCall:
     def __call__(self, stage: str, *, label: str = "", **inputs: Step | Given | None) -> Step:
         """Runs a stage. Inputs are passed on as task states, which is what draws the arrows in the UI."""
         step = Step(stage, label)
-        given = {name: value for name, value in inputs.items() if value is not None}
-        arguments = self.arguments.for_stage(get_stage(stage).arguments)
+        definition = get_stage(stage)
+        arguments = self.arguments.for_stage(definition.arguments)
         line = StageRecord(stage, label, status="failed", arguments=arguments.model_dump(mode="json"))
-        line.inputs = {name: value.handle.artifact for name, value in given.items() if isinstance(value, Step)}
         self.record.stages.append(line)
+        given = {name: self._known(definition, name, value) for name, value in inputs.items() if value is not None}
+        line.inputs = {n: v if isinstance(v, ArtifactRef) else v.handle.artifact for n, v in given.items()}
         started = time.monotonic()
         passed = {name: _passed(value) for name, value in given.items()}
         forced = stage in self.force
@@ -51,9 +55,25 @@ class TaskCall:
         state = cast(State[Any], task(stage, arguments, passed, step.title, force=forced, return_state=True))
         self._alive.append(state)
         line.seconds = time.monotonic() - started
+        if not state.is_completed():
+            line.key = self._key(definition, arguments, line.inputs)
         result = self._result(step, state)
         self._note(line, result)
         return Step(stage, label, Done(result.artifact, state))
+
+    def _known(self, stage: Stage[Any], name: str, value: Step | Given) -> Step | ArtifactRef:
+        """A path that was given is taken in now, so that a rerun finds it as it was."""
+        if isinstance(value, Step):
+            return value
+        if isinstance(value.source, ArtifactRef):
+            return value.source
+        return open_store().take_in(value.source, stage.inputs[name].kinds[0])
+
+    def _key(self, stage: Stage[Any], arguments: Arguments, inputs: Mapping[str, ArtifactRef]) -> str | None:
+        """The key of a stage that did not end well, if it has one."""
+        with suppress(MartletError):
+            return plan_stage(stage, arguments, inputs, store=open_store()).key
+        return None
 
     def skip(self, stage: str, reason: str, *, label: str = "") -> None:
         """Notes a stage that has nothing to do."""
@@ -76,8 +96,17 @@ class TaskCall:
         line.attachments, line.seconds, line.metrics = result.attachments, result.seconds, dict(result.metrics)
         line.inputs = dict(result.inputs)
         if self.output is not None:
-            place = self.output.place(line.stage, line.label, result.artifact, result.attachments, line.metrics)
-            line.path = str(place) if place else None
+            place = self._place(self.output, line)
+            line.path = str(place.resolve()) if place else None
+
+    def _place(self, output: OutputFolder, line: StageRecord) -> Path | None:
+        assert line.artifact is not None, "a stage that is done has made something"
+        try:
+            return output.place(line.stage, line.label, line.artifact, line.attachments, line.metrics)
+        except OSError as error:
+            digest = line.artifact.digest[:19]
+            line.status, line.reason = "failed", f"its result {digest} could not be put into --output_dir"
+            raise StageFailed(f"--output_dir {output.root}: {error.strerror}; {digest} is in the store") from error
 
 
 @dataclass(frozen=True)
@@ -88,8 +117,8 @@ class Done:
     state: State[Any]
 
 
-def _passed(value: Step | Given) -> Any:
-    return value.source if isinstance(value, Given) else value.handle.state
+def _passed(value: Step | ArtifactRef) -> Any:
+    return value if isinstance(value, ArtifactRef) else value.handle.state
 
 
 def execute(

@@ -9,6 +9,7 @@ output/M/v0-20261124-081354/
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -25,6 +26,10 @@ from stages.errors import ArgumentsError
 __all__ = ["OutputFolder", "model_suffix"]
 
 OURS = "args.json"
+EXPORTED = ".martlet-export.json"
+"""Says that a folder was made by an export, and may be replaced by the next one."""
+OF_A_RUN = ("checkpoint-*", "runs", "images", "evaluation", "logging.jsonl")
+"""What a training run puts into its folder."""
 
 
 def model_suffix(model: str) -> str:
@@ -67,6 +72,7 @@ class OutputFolder:
     checkpoint: Path | None = None
     single: Path | None = None
     _folder: Path | None = field(default=None, repr=False)
+    _exported: Path | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -82,8 +88,8 @@ class OutputFolder:
 
     @property
     def made(self) -> Path | None:
-        """The run's folder if anything has been placed."""
-        return self._folder or (self.single if self.single and self.single.exists() else None)
+        """The run's folder, or that in which an export stands, if anything has been placed."""
+        return self._folder or (self.single if self.single and self.single.exists() else self._exported)
 
     def place(
         self,
@@ -106,6 +112,8 @@ class OutputFolder:
         return None
 
     def _place_training(self, artifact: ArtifactRef, attachments: str | None, metrics: dict[str, Any]) -> Path:
+        if not self.add_version:
+            self._clear_former_run()
         if attachments:
             self.store.copy_out(attachments, self.folder)
         self.checkpoint = self.folder / f"checkpoint-{metrics['global_step']}"
@@ -113,6 +121,14 @@ class OutputFolder:
         self._write_arguments(self.checkpoint)
         self._name_base_model(self.checkpoint)
         return self.checkpoint
+
+    def _clear_former_run(self) -> None:
+        """Without versions a run takes the place of the one before, whose results are still in the store."""
+        for path in [path for name in OF_A_RUN for path in self.root.glob(name)]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _beside(self, suffix: str) -> Path:
         if self.single is not None:
@@ -131,8 +147,25 @@ class OutputFolder:
     def check_free(self, suffixes: list[str]) -> None:
         """Refuses, before any work, to write over a folder that is not a former export."""
         for target in {self._beside(suffix) for suffix in suffixes}:
-            if target.exists() and not (target / OURS).is_file():
+            if target.exists() and not (target / EXPORTED).is_file():
                 raise ArgumentsError(f"--output_dir: {target} exists already. Remove it or name another folder")
+
+    def check_run_folder(self) -> None:
+        """Refuses, before any work, a folder for training that cannot be made or is somebody else's.
+
+        Raises:
+            ArgumentsError: it is a file, may not be written, or (without versions) holds something else than a run.
+        """
+        existing = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise ArgumentsError(f"--output_dir {self.root}: {existing} is a file. Name a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ArgumentsError(f"--output_dir {self.root}: {existing} may not be written. Name another folder")
+        foreign = self.root.is_dir() and any(self.root.iterdir()) and not (self.root / OURS).is_file()
+        if foreign and not self.add_version:
+            raise ArgumentsError(
+                f"--output_dir {self.root} holds other things than a run. Name another folder, or drop --add_version"
+            )
 
     def _replace(self, target: Path, artifact: ArtifactRef) -> Path:
         """Puts a whole folder in place by one rename, so that nobody sees half of it."""
@@ -141,9 +174,11 @@ class OutputFolder:
         try:
             self.store.copy_out(artifact, fresh)
             self._write_arguments(fresh)
+            (fresh / EXPORTED).write_text(json.dumps(artifact.to_json()) + "\n")
             if target.exists():
                 shutil.rmtree(target)
             fresh.rename(target)
+            self._exported = target.parent
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return target

@@ -28,7 +28,9 @@ def output_folder(arguments: Arguments) -> OutputFolder:
     store = open_store()
     if isinstance(arguments, OutputArguments):
         root = Path(arguments.output_dir or Path("output") / model_suffix(getattr(arguments, "model", "")))
-        return OutputFolder(store, root, arguments.add_version, arguments)
+        output = OutputFolder(store, root, arguments.add_version, arguments)
+        output.check_run_folder()
+        return output
     if isinstance(arguments, ExportArguments):
         return _export_folder(arguments, OutputFolder(store, Path(), add_version=False, arguments=arguments))
     raise TypeError(type(arguments).__name__)

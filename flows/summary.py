@@ -74,7 +74,7 @@ def _closing_lines(record: dict[str, Any]) -> list[str]:
     models = [_relative(path) for path in models]
     lines += [f"model:  {path}" for path in models[-1:]]
     whole = [path for path in models if (Path(path) / "config.json").is_file()]
-    lines += [f"chat:   {_relative(sys.executable)} -m stages.serving.chat {path}" for path in whole[:1]]
+    lines += [f"chat:   {_relative(sys.executable)} -m stages.serving.chat {path}" for path in whole[-1:]]
     if record["output_dir"]:
         lines.append(f"output: {_relative(record['output_dir'])}")
     if not os.environ.get("PREFECT_API_URL"):

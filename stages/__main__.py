@@ -89,6 +89,9 @@ def _run(stage: Stage[Any], options: Options, rest: list[str]) -> int:
     from stages.stopping import StopSignals
 
     arguments = parse(rest, stage.arguments, prog=f"python -m stages {stage.name}")
+    output = options.output
+    if output is not None and output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ArgumentsError(f"--output {output} exists and is not an empty folder: name another")
     store = open_store()
     inputs = {name: _source(stage, name, value, store) for name, value in options.inputs.items()}
     set_up_logging(verbose=options.verbose)

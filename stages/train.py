@@ -192,7 +192,9 @@ class _Run:
             "num_trainable_parameters": trained,
         }
         if held_out:
-            metrics |= {"first_eval_loss": held_out[0], "eval_loss": held_out[-1]}
+            metrics["eval_loss"] = held_out[-1]
+        if len(held_out) > 1:  # after the first steps, not before them
+            metrics["first_eval_loss"] = held_out[0]
         if state.best_metric is not None:
             metrics |= {"best_metric": state.best_metric, "best_step": state.best_global_step}
         return metrics

@@ -11,6 +11,7 @@ from flows.commands.common import split_json
 from stages.artifacts.describe import describe_ref, list_artifacts, show_artifact, size_text
 from stages.artifacts.key import compact
 from stages.artifacts.lineage import diff, lineage, lineage_text
+from stages.artifacts.reference import KINDS
 from stages.artifacts.store import Store, open_store
 from stages.artifacts.verify import verify
 from stages.errors import ArgumentsError
@@ -48,6 +49,8 @@ def _print(value: Any, text: Callable[[], str], as_json: bool) -> None:
 
 
 def _list(store: Store, words: list[str], as_json: bool) -> int:
+    if words and words[0] not in KINDS:
+        raise ArgumentsError(f"no kind of artifact is called {words[0]!r}. Choose from: {', '.join(KINDS)}")
     records = [record for record in list_artifacts(store) if not words or record["kind"] == words[0]]
 
     def text() -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from flows.commands.common import Request, split_json
 from flows.parameters import given_parameters
-from flows.pipeline import Given, Pipeline, get_pipeline
+from flows.pipeline import PIPELINE_NAMES, Given, Pipeline, get_pipeline
 from stages.arguments.base import Arguments
 from stages.arguments.command_line import parse
 from stages.artifacts.reference import ArtifactRef
@@ -42,7 +43,7 @@ def main(_command: str, argv: list[str]) -> int:
     if bool(options["--run"]) == bool(options["--artifact"]):
         raise ArgumentsError("give either --run ID or --artifact DIGEST: the record whose inputs are taken")
     if options["--run"]:
-        line = _line_of(_run(store, options["--run"]), stage.name)
+        line = _line_of(_run(store, options["--run"], stage.name), stage.name)
         former = line["arguments"]
         inputs = {key: ArtifactRef.from_json(value) for key, value in line["inputs"].items()}
     else:
@@ -68,13 +69,15 @@ def _take(argv: list[str], *names: str) -> tuple[list[str], dict[str, str | None
     return rest, found
 
 
-def _run(store: Store, run_id: str) -> dict[str, Any]:
+def _run(store: Store, run_id: str, stage: str, flows: Collection[str] | None = None) -> dict[str, Any]:
+    """A run by its id; `latest` is the newest that has the stage (and, if `flows` are given, is one of them)."""
     if run_id != "latest":
         return store.run(run_id)
-    newest = next(iter(store.runs()), None)
-    if newest is None:
-        raise UnknownReference("no run is in the store yet")
-    return newest
+    for record in store.runs():
+        has = any(line["stage"] == stage and line["status"] != "skipped" for line in record["stages"])
+        if has and (flows is None or record["flow"] in flows):
+            return record
+    raise UnknownReference(f"no run in the store has a stage {stage} yet")
 
 
 def _line_of(record: dict[str, Any], stage: str) -> dict[str, Any]:
@@ -121,8 +124,8 @@ def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], 
 def _rerun_from(store: Store, stage: str, run_id: str, flags: list[str], as_json: bool) -> int:
     from flows.commands.run import run_request
 
-    record = _run(store, run_id)
     name = get_stage(stage).name
+    record = _run(store, run_id, name, PIPELINE_NAMES)
     _line_of(record, name)
     pipeline = get_pipeline(record["flow"])
     arguments = parse(flags, pipeline.arguments, base=record["arguments"], prog="martlet rerun")

@@ -47,12 +47,16 @@ def _look_into(path: Path, given: str) -> Checkpoint:
     saved = _read_object(path / "args.json") or _read_object(path.parent / "args.json")
     for home in (path, path / "default"):
         if (home / "adapter_config.json").is_file():
+            if (home / "config.json").is_file():
+                raise ValueError(f"`--ckpt_dir {given}` holds an adapter and a whole model: which is meant?")
             config = _read_object(home / "adapter_config.json")
-            base = saved.get("model") or config.get("base_model_name_or_path") or None
+            base = config.get("base_model_name_or_path") or saved.get("model") or None
             return Checkpoint(home, "adapter", base, saved)
     if (path / "config.json").is_file():
         return Checkpoint(path, "model", None, saved)
-    raise ValueError(f"`--ckpt_dir {given}` holds neither adapter_config.json nor config.json")
+    steps = sorted(path.glob("checkpoint-*[0-9]"), key=lambda step: int(step.name.rsplit("-", 1)[1]))
+    hint = f". Did you mean {steps[-1]}?" if steps else ""
+    raise ValueError(f"`--ckpt_dir {given}` holds neither adapter_config.json nor config.json{hint}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

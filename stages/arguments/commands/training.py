@@ -18,6 +18,8 @@ class TrainingArguments(DownloadArguments, PreprocessArguments, TokenizeArgument
 
     @model_validator(mode="after")
     def _check_rows(self) -> Self:
+        if self.split_dataset_ratio >= 1:
+            raise ValueError("`--split_dataset_ratio 1` holds every row out: give a share below 1, or `--val_dataset`")
         if self.streaming and self.max_steps < 1:
             raise ValueError("`--streaming` does not know how many rows there are: add `--max_steps`")
         if self.streaming and self.lazy_tokenize:
