@@ -2,7 +2,7 @@
 # Builds the image of one environment from the Dockerfile beside this file.
 #
 #   containers/build.sh core                                 make image ENVIRONMENT=core
-#   BASE_IMAGE=… IMAGE=… containers/build.sh evaluate        default base: python:3.11-slim, or martlet-core
+#   BASE_IMAGE=… IMAGE=… containers/build.sh evaluate        default: python:3.11-slim, martlet-evaluate
 #
 # Of this machine's package settings it uses SSL_CERT_FILE, PIP_CONFIG_FILE and UV_CONFIG_FILE as secrets of the build,
 # and the folders of PIP_FIND_LINKS as an image of wheels. None of them stays in the image.
@@ -11,16 +11,11 @@ cd "$(dirname "$0")/.."
 environment=${1:?usage: containers/build.sh ENVIRONMENT}
 docker=${DOCKER:-docker}
 
-if ! test -e "containers/$environment/requirements.lock"; then
-  known=$(cd containers && ls -d -- */requirements.lock | cut -d / -f 1 | tr '\n' ' ')
-  echo "error: unknown environment $environment. Choose from: $known" >&2
+known=$(sed -n 's/^FROM tools AS \(.*\)-packages$/\1/p' containers/Dockerfile)
+if ! echo "$known" | grep -qx "$environment"; then
+  echo "error: no image for $environment. Choose from: $(echo $known)" >&2
   exit 2
 fi
-# A stage runs in core, which calls the other environments: their images stand on its image.
-case $environment in
-  core | worker) base=${BASE_IMAGE:-python:3.11-slim} ;;
-  *) base=${BASE_IMAGE:-martlet-core} ;;
-esac
 
 secret() { # id, file: if there is such a file
   if test -n "$2" && test -e "$2"; then set -- "$1" "$2"; echo "--secret id=$1,src=$2"; fi
@@ -49,6 +44,6 @@ commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 git diff --quiet HEAD -- stages flows 2>/dev/null || commit=$commit+changes
 # shellcheck disable=SC2046  # each secret is one word or none
 DOCKER_BUILDKIT=1 $docker build --file containers/Dockerfile --tag "${IMAGE:-martlet-$environment}" \
-  --build-arg ENVIRONMENT="$environment" --build-arg BASE_IMAGE="$base" --build-arg WHEELS="$wheels" \
+  --build-arg ENVIRONMENT="$environment" --build-arg BASE_IMAGE="${BASE_IMAGE:-python:3.11-slim}" --build-arg WHEELS="$wheels" \
   --build-arg VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" --build-arg COMMIT="$commit" \
   $(secret ca "${SSL_CERT_FILE:-}") $(secret pip.conf "${PIP_CONFIG_FILE:-}") $(secret uv.toml "${UV_CONFIG_FILE:-}") .
