@@ -32,7 +32,9 @@ install_packages() {
 # Editable: configs/, prefect.yaml and the locks are found beside the code.
 install_project() {
   /opt/uv/bin/uv pip install --quiet --no-deps --python "$(command -v python)" --editable /opt/martlet
-  python -m compileall -q /opt/martlet/stages /opt/martlet/flows
+  packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  python -m compileall -q /opt/martlet/stages /opt/martlet/flows "$packages"/__editable__*.py
+  rm -f /tmp/uv-*.lock
 }
 
 step=$1
