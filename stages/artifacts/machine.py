@@ -18,7 +18,7 @@ __all__ = ["PeakMemory", "git_commit", "machine_facts", "peak_memory"]
 
 
 def machine_facts() -> dict[str, Any]:
-    """Host, processor, GPUs that torch has already seen, Python, and the commit of the code."""
+    """Host, processor, GPUs that torch has already seen, Python, the commit of the code, the image of the container."""
     return {
         "host": socket.gethostname(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -27,6 +27,7 @@ def machine_facts() -> dict[str, Any]:
         "gpus": _gpus(),
         "python": platform.python_version(),
         "commit": git_commit(),
+        "image": os.environ.get("MARTLET_IMAGE"),
     }
 
 
@@ -49,10 +50,10 @@ def _gpus() -> list[str]:
 
 @lru_cache
 def git_commit() -> str | None:
-    """The commit of Martlet's own code, with `+changes` if files of it differ; None outside of a checkout."""
+    """The commit of Martlet's own code, with `+changes` if files of it differ; in an image, what it was built from."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
-        return None
+        return os.environ.get("MARTLET_COMMIT")
     try:
         commit = _git(here, "rev-parse", "HEAD").stdout.strip()
         changed = _git(here, "diff", "--quiet", "HEAD", "--", "stages").returncode == 1
