@@ -7,7 +7,7 @@ BIN := $(CORE)/bin
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 
 MAKEFLAGS += --no-print-directory
-.PHONY: help environment environments lock quickstart test check lint types unit format benchmark clean
+.PHONY: help environment environments lock quickstart image images test check lint types unit format benchmark clean
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,12 @@ environments: environment  ## make every environment of containers/ (evaluate �
 
 quickstart: environment  ## a demo model fine-tuned, merged, quantized and evaluated, in minutes
 	@$(BIN)/martlet run configs/quickstart.yaml
+
+image:  ## make image ENVIRONMENT=core: the image martlet-core (BASE_IMAGE=…, IMAGE=…)
+	containers/build.sh $(ENVIRONMENT)
+
+images:  ## the images of core, evaluate and worker
+	for environment in core evaluate worker; do containers/build.sh $$environment || exit 1; done
 
 lint: environment  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ docker=${DOCKER:-docker}
 
 known=$(sed -n 's/^FROM tools AS \(.*\)-packages$/\1/p' containers/Dockerfile)
 if ! echo "$known" | grep -qx "$environment"; then
-  echo "error: no image for $environment. Choose from: $(echo $known)" >&2
+  echo "error: no image for $environment. Choose from: $(echo "$known" | tr '\n' ' ')" >&2
   exit 2
 fi
 

@@ -12,7 +12,7 @@ CONTAINERS = PROJECT / "containers"
 DOCKERFILE = (CONTAINERS / "Dockerfile").read_text()
 TRACKED = [
     *(CONTAINERS / name for name in ("Dockerfile", "Dockerfile.dockerignore", "install.sh", "build.sh")),
-    *(CONTAINERS / name for name in ("stand_in_base.sh", "compose.yaml")),
+    *(CONTAINERS / name for name in ("stand_in_base.sh", "debian_engine.sh", "compose.yaml")),
     *(CONTAINERS / "pools").glob("*.json"),
 ]
 

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Makes the database of POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB the first time, then serves it.
 set -eu
 if ! test -s "$PGDATA/PG_VERSION"; then
