@@ -25,11 +25,12 @@ $(CORE)/.complete: containers/dev/requirements.lock pyproject.toml | $(UV)
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-# The local suffix of a CPU build (2.13.0+cpu) names a file that PyPI does not have.
-lock: | $(UV)  ## resolve every containers/*/requirements.in anew
+# Pins that stand are kept, but for torch's: a CPU build has a local suffix (2.13.0+cpu), and PyPI has no such file.
+lock: | $(UV)  ## resolve every containers/*/requirements.in; what stands in the locks is kept
 	for directory in containers/*/; do test ! -f $$directory/requirements.in || \
-	  ($(UV) pip compile --quiet --python-version 3.11 --no-header $(FIND_LINKS) $$directory/requirements.in | \
-	  sed 's/+cpu$$//' > $$directory/requirements.lock) || exit 1; done
+	  (sed -i '/^torch==/d' $$directory/requirements.lock && $(UV) pip compile --quiet --python-version 3.11 --no-header \
+	  $(FIND_LINKS) $$directory/requirements.in --output-file $$directory/requirements.lock >/dev/null && \
+	  sed -i 's/+cpu$$//' $$directory/requirements.lock) || exit 1; done
 
 environments: environment  ## make every environment of containers/ (evaluate …)
 	$(BIN)/martlet env create all
