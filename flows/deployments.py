@@ -12,8 +12,8 @@ from typing import Any
 
 from prefect import Flow
 
-from flows.flow import flow_for, single_stage
-from flows.parameters import output_folder
+from flows.flow import flow_for, stage_flow
+from flows.parameters import deployed_output_folder
 from flows.pipeline import PIPELINE_NAMES, get_pipeline
 from stages.registry import STAGE_NAMES
 
@@ -24,9 +24,8 @@ def get_flow(name: str) -> Flow[..., dict[str, Any]]:
     """The flow called `name`: a pipeline, or a stage by itself."""
     dashed = name.replace("_", "-")
     if dashed in PIPELINE_NAMES:
-        return flow_for(get_pipeline(dashed), place=output_folder)
-    pipeline, inputs = single_stage(name)
-    return flow_for(pipeline, inputs=inputs)
+        return flow_for(get_pipeline(dashed), place=deployed_output_folder)
+    return stage_flow(name)
 
 
 def __getattr__(name: str) -> Flow[..., dict[str, Any]]:

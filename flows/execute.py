@@ -12,11 +12,12 @@ from typing import Any, cast
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 
+from flows.dispatch import check_deployments
 from flows.output import OutputFolder
 from flows.pipeline import Given, Pipeline, Step
 from flows.plan import plan
 from flows.record import RunRecord, StageRecord
-from flows.tasks import Outcome, task_for
+from flows.tasks import HERE, How, Outcome, task_for
 from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store
@@ -35,7 +36,7 @@ class TaskCall:
     arguments: Arguments
     record: RunRecord
     output: OutputFolder | None
-    force: frozenset[str] = frozenset()
+    how: How = HERE
     # Prefect knows results by their address: one that is freed lends its address, and its arrows, to another object.
     _alive: list[State[Any]] = field(default_factory=list)
 
@@ -50,9 +51,8 @@ class TaskCall:
         line.inputs = {n: v if isinstance(v, ArtifactRef) else v.handle.artifact for n, v in given.items()}
         started = time.monotonic()
         passed = {name: _passed(value) for name, value in given.items()}
-        forced = stage in self.force
         task = task_for(stage, step.title)
-        state = cast(State[Any], task(stage, arguments, passed, step.title, force=forced, return_state=True))
+        state = cast(State[Any], task(stage, arguments, passed, step.title, self.how, return_state=True))
         self._alive.append(state)
         line.seconds = time.monotonic() - started
         if not state.is_completed():
@@ -126,7 +126,7 @@ def execute(
     arguments: Arguments,
     output: OutputFolder | None = None,
     *,
-    force: frozenset[str] = frozenset(),
+    how: How = HERE,
     given: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Runs a page inside the current flow run and keeps the record in the store, also when a stage fails.
@@ -139,8 +139,10 @@ def execute(
     record = RunRecord(id=str(context.flow_run.id), flow=pipeline.name, arguments=dict(given or {}))  # type: ignore[union-attr]
     started = time.monotonic()
     try:
-        plan(pipeline, arguments, store)
-        pipeline.page(arguments, TaskCall(arguments, record, output, force))
+        planned = plan(pipeline, arguments, store)
+        if how.run_on == "workers":
+            check_deployments(line.stage for line in planned if line.status not in ("cached", "skipped"))
+        pipeline.page(arguments, TaskCall(arguments, record, output, how))
     except MartletError as error:
         record.ok, record.error, record.exit_code = False, str(error), error.exit_code
         raise

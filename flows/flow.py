@@ -7,53 +7,101 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import Flow, flow
 
+from flows.dispatch import cancel_children, check_asked
 from flows.execute import execute
 from flows.naming import run_name
 from flows.output import OutputFolder
-from flows.pipeline import Call, Given, Pipeline
+from flows.pipeline import RUN_ON, Call, Given, Pipeline
 from flows.record import RunRecord
+from flows.tasks import HERE, How
 from stages.arguments.base import Arguments
 from stages.arguments.signature import docstring, given, signature
 from stages.artifacts.store import open_store
+from stages.errors import ArgumentsError
 from stages.registry import get_stage
 
-__all__ = ["flow_for", "single_stage"]
+__all__ = ["flow_for", "single_stage", "stage_flow"]
 
 
 def flow_for(
     pipeline: Pipeline,
     *,
-    inputs: tuple[str, ...] = (),
-    place: Callable[[Arguments], OutputFolder] | None = None,
-    force: frozenset[str] = frozenset(),
+    place: Callable[[Arguments, How], OutputFolder | None] | None = None,
+    how: How = HERE,
 ) -> Flow[..., dict[str, Any]]:
     """The Prefect flow of a pipeline.
 
     Args:
         pipeline: the page and its arguments.
-        inputs: names of artifacts that are given as `-p name=sha256:…` beside the arguments.
-        place: makes the output folder; None keeps results in the store alone.
-        force: stages that run even if the store has their result.
+        place: makes the output folder; without one, results are in the store alone.
+        how: stages that run even if the store has their result, and where they run unless `run_on` is given.
     """
 
     def body(**parameters: Any) -> dict[str, Any]:
-        artifacts = {name: parameters.pop(name) for name in inputs if name in parameters}
-        artifacts = {name: value for name, value in artifacts.items() if value}
+        run_on = parameters.pop("run_on", how.run_on)
+        if run_on not in RUN_ON:
+            raise ArgumentsError(f"run_on {run_on!r}: choose from {', '.join(RUN_ON)}")
         named = given(pipeline.arguments, parameters)
         arguments = pipeline.arguments(**named)
-        bound = Pipeline(pipeline.name, _with_inputs(pipeline.page, artifacts), pipeline.arguments, pipeline.help)
-        output = place(arguments) if place else None
-        record: RunRecord = execute(bound, arguments, output, force=force, given={**named, **artifacts})
+        chosen = replace(how, run_on=run_on)
+        output = place(arguments, chosen) if place else None
+        record: RunRecord = execute(pipeline, arguments, output, how=chosen, given=named)
         return record.to_json()
 
+    own = [_parameter("run_on", Literal["here", "workers"], how.run_on)]
+    return _as_flow(body, pipeline, [], own)
+
+
+def stage_flow(name: str) -> Flow[..., dict[str, Any]]:
+    """The Prefect flow of one stage: a deployment of its own, and what a flow starts on a worker.
+
+    Beside the stage's arguments it takes its inputs by digest, as `model=sha256:…` or together as `artifacts`, which
+    also has those that bear an argument's name; `force`; and `asked`, what the caller expects (see `flows.dispatch`).
+    """
+    pipeline, inputs = single_stage(name)
+
+    def body(**parameters: Any) -> dict[str, Any]:
+        artifacts = {**{key: parameters.pop(key, "") for key in inputs}, **(parameters.pop("artifacts", None) or {})}
+        force, asked = parameters.pop("force", False), parameters.pop("asked", None)
+        if asked:
+            check_asked(asked, open_store())
+        how = How(force=frozenset({name} if force else ()), asked=asked["body"] if asked else None)
+        artifacts = {key: value for key, value in artifacts.items() if value}
+        named = given(pipeline.arguments, parameters)
+        page = _with_inputs(pipeline.page, artifacts)
+        bound = Pipeline(pipeline.name, page, pipeline.arguments, pipeline.help)
+        record = execute(bound, pipeline.arguments(**named), how=how, given={**named, **artifacts})
+        return record.to_json()
+
+    own = [
+        _parameter("artifacts", dict[str, str], {}),
+        _parameter("force", bool, False),
+        _parameter("asked", dict[str, Any] | None, None),
+    ]
+    return _as_flow(body, pipeline, [_parameter(key, str, "") for key in inputs], own)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _as_flow(
+    body: Callable[..., dict[str, Any]],
+    pipeline: Pipeline,
+    first: list[inspect.Parameter],
+    last: list[inspect.Parameter],
+) -> Flow[..., dict[str, Any]]:
+    """Gives the function its flat signature, and Prefect the function."""
+    flat = signature(pipeline.arguments)
     body.__name__ = pipeline.name.replace("-", "_")
     body.__doc__ = docstring(pipeline.arguments, pipeline.help)
-    body.__signature__ = _signature(pipeline.arguments, inputs)  # type: ignore[attr-defined]
+    body.__signature__ = flat.replace(parameters=[*first, *flat.parameters.values(), *last])  # type: ignore[attr-defined]
     body.__annotations__ = {name: p.annotation for name, p in body.__signature__.parameters.items()}  # type: ignore[attr-defined]
     return flow(
         name=pipeline.name,
@@ -61,6 +109,7 @@ def flow_for(
         flow_run_name=run_name,
         persist_result=False,
         validate_parameters=False,
+        on_cancellation=[cancel_children],
     )(body)
 
 
@@ -73,16 +122,6 @@ def _with_inputs(page: Callable[..., None], artifacts: dict[str, str]) -> Callab
 def _source(value: str) -> Given:
     """`sha256:…` from the store, anything else a path."""
     return Given(open_store().find(value) if value.startswith("sha256:") else Path(value))
-
-
-def _signature(arguments: type[Arguments], inputs: tuple[str, ...]) -> inspect.Signature:
-    flat = signature(arguments)
-    extra = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=str, default="")
-        for name in inputs
-        if name not in flat.parameters
-    ]
-    return flat.replace(parameters=[*extra, *flat.parameters.values()])
 
 
 def single_stage(name: str) -> tuple[Pipeline, tuple[str, ...]]:

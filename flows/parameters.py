@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.output import OutputFolder, model_suffix
 from stages.arguments import ExportArguments
@@ -11,7 +11,10 @@ from stages.arguments.base import Arguments
 from stages.arguments.training import OutputArguments
 from stages.artifacts.store import open_store
 
-__all__ = ["given_parameters", "output_folder"]
+if TYPE_CHECKING:
+    from flows.tasks import How
+
+__all__ = ["deployed_output_folder", "given_parameters", "output_folder"]
 
 
 def given_parameters(arguments: Arguments) -> dict[str, Any]:
@@ -34,6 +37,16 @@ def output_folder(arguments: Arguments) -> OutputFolder:
     if isinstance(arguments, ExportArguments):
         return _export_folder(arguments, OutputFolder(store, Path(), add_version=False, arguments=arguments))
     raise TypeError(type(arguments).__name__)
+
+
+def deployed_output_folder(arguments: Arguments, how: How) -> OutputFolder | None:
+    """The folder of a run that a worker started: none where stages run on other workers, unless one was named.
+
+    Such a run's own disk is a container's; `martlet artifacts export` brings the result to wherever it is wanted.
+    """
+    if how.run_on == "workers" and not getattr(arguments, "output_dir", None):
+        return None
+    return output_folder(arguments)
 
 
 def _export_folder(arguments: ExportArguments, output: OutputFolder) -> OutputFolder:

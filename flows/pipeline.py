@@ -16,7 +16,7 @@ from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
 from stages.errors import UnknownReference
 
-__all__ = ["PIPELINE_NAMES", "Call", "Given", "Pipeline", "Step", "get_pipeline"]
+__all__ = ["PIPELINE_NAMES", "RUN_ON", "Call", "Given", "Pipeline", "Step", "get_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class Pipeline:
 
 
 PIPELINE_NAMES = ("sft", "export", "sft-then-export")
+
+
+RUN_ON = ("here", "workers")
+"""Where a flow's stages run: in its own process, or each as a run of its own deployment."""
 
 
 def get_pipeline(name: str) -> Pipeline:

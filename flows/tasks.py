@@ -1,23 +1,29 @@
 """A stage as a Prefect task: retried unless the user is wrong, shown as Cached on a hit, its results in the UI.
 
-No bytes pass through Prefect: a task takes and gives references, and the store is the only cache.
+It runs in this process or, if `How.run_on` says so, on a worker; whatever the place, the store is asked first. No bytes
+pass through Prefect: a task takes and gives references, and the store is the only cache.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.tasks import Task
 
+from flows.dispatch import Dispatch, WorkerFailed
+from flows.states import shown
 from flows.ui import PrefectReporter, show_result
 from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
@@ -27,16 +33,37 @@ from stages.registry import get_stage
 from stages.run import StageResult, run_stage
 from stages.stopping import StopSignals
 
-__all__ = ["Outcome", "run_as_task", "task_for"]
+__all__ = ["HERE", "How", "Outcome", "run_as_task", "task_for"]
 
 RETRIES = 2
 RETRY_DELAY_SECONDS = [2.0, 20.0]
 
 
+@dataclass(frozen=True)
+class How:
+    """In which way a flow runs its stages.
+
+    Attributes:
+        run_on: `here`, in this process, or `workers`, each as a run of its own deployment.
+        force: stages that run even if the store has their result.
+        asked: the body of the key of whoever asked for this stage on this worker (see `run_stage`).
+    """
+
+    run_on: str = "here"
+    force: frozenset[str] = frozenset()
+    asked: Mapping[str, Any] | None = None
+
+
+HERE = How()
+
+
 def may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """A user's error comes out the same however often it is tried; so does being told to stop."""
+    """A user's error comes out the same however often it is tried; so does being told to stop.
+
+    What has failed on a worker has been tried again there; a worker that was lost is worth another one.
+    """
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, (UserError, Interrupted))
+    return not isinstance(error, (UserError, Interrupted, WorkerFailed))
 
 
 @contextmanager
@@ -47,6 +74,21 @@ def stop_request() -> Iterator[Callable[[], bool]]:
         return
     with StopSignals() as signals:
         yield signals.is_requested
+
+
+@contextmanager
+def waiting() -> Iterator[Callable[[str], None]]:
+    """Shows the flow run as `AwaitingLease` from the call of what it gives, until the block ends."""
+    context = FlowRunContext.get()
+    with ExitStack() as stack:
+
+        def on_wait(holder: str) -> None:
+            if context is not None and context.flow_run is not None:
+                client = stack.enter_context(get_client(sync_client=True))
+                show = stack.enter_context(shown(client, context.flow_run.id))
+                show("AwaitingLease", f"{holder} computes the same; its result will be taken")
+
+        yield on_wait
 
 
 class Outcome:
@@ -72,26 +114,30 @@ def run_as_task(
     arguments: Arguments,
     inputs: Mapping[str, Outcome | ArtifactRef | Path],
     title: str,
-    force: bool = False,
+    how: How = HERE,
 ) -> State[Outcome]:
     """Runs one stage and reports to the UI; the returned state is named `Cached` on a hit.
 
     An input is the result of a task before this one, an artifact in the store, or a path that is taken in.
     """
-    definition = get_stage(stage)
     sources = {name: value.result.artifact if isinstance(value, Outcome) else value for name, value in inputs.items()}
-    reporter = PrefectReporter(title)
+    reporter, logger, store = PrefectReporter(title), get_run_logger(), open_store()
+    force = stage in how.force
     try:
-        with stop_request() as stop_requested:
+        with stop_request() as stop_requested, waiting() as on_wait:
+            dispatch = Dispatch(store, reporter, logger, stop_requested, force)
             result = run_stage(
-                definition,
+                get_stage(stage),
                 arguments,
                 sources,
-                store=open_store(),
+                store=store,
                 reporter=reporter,
-                logger=get_run_logger(),
+                logger=logger,
                 stop_requested=stop_requested,
                 force=force,
+                on_wait=on_wait,
+                expected=how.asked,
+                elsewhere=dispatch if how.run_on == "workers" else None,
             )
     finally:
         reporter.flush()

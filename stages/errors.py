@@ -6,7 +6,8 @@ MartletError
 │   ├── DataError        a dataset that is missing, empty or malformed
 │   ├── ModelError       a model folder that is missing, incomplete or corrupt
 │   ├── UnknownReference a digest, run or stage that the store does not know
-│   └── MissingPackage   a library, environment or device that is not here
+│   ├── MissingPackage   a library, environment or device that is not here
+│   └── WrongWorker      a machine whose code or libraries are not those of the flow that asked
 ├── StageFailed          exit 1: a stage broke down; retrying may help
 │   ├── StoreError       the store cannot be read or written (no space, no permission)
 │   └── CorruptArtifact  a blob is not what it was when it was stored
@@ -27,6 +28,7 @@ __all__ = [
     "StoreError",
     "UnknownReference",
     "UserError",
+    "WrongWorker",
 ]
 
 
@@ -60,6 +62,10 @@ class UnknownReference(UserError):
 
 class MissingPackage(UserError):
     """A library, environment or device that the request needs is not on this machine."""
+
+
+class WrongWorker(UserError):
+    """A machine was asked for a result that its code, libraries or Python would not give."""
 
 
 class StageFailed(MartletError):

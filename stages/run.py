@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.artifacts.key import explain
+from stages.artifacts.key import changes, explain
 from stages.artifacts.manifest import ActionRecord, Manifest
 from stages.artifacts.reference import ArtifactRef
 from stages.attempt import Attempt, Logger, can_resume
 from stages.context import NullReporter, Reporter
+from stages.errors import WrongWorker
 from stages.request import Request, Source, make_request
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def run_stage(
     stop_requested: Callable[[], bool] = lambda: False,
     force: bool = False,
     on_wait: Callable[[str], None] | None = None,
+    expected: Mapping[str, Any] | None = None,
+    elsewhere: Callable[[Request], StageResult] | None = None,
 ) -> StageResult:
     """Answers from the store, or runs the stage and keeps what it makes.
 
@@ -113,9 +116,11 @@ def run_stage(
         stop_requested: looked at by long stages, which then save and raise `Interrupted`.
         force: run in spite of a hit; a result that then differs is logged.
         on_wait: told once who holds the key, if another run computes it at this moment.
+        expected: the body of the key (see `key.py`) of whoever asked for this on another machine.
+        elsewhere: computes what the store does not have on another machine, which takes the lease there.
 
     Raises:
-        UserError: an input or an argument is wrong.
+        UserError: an input or an argument is wrong, or this machine would compute something else than was expected.
         StageFailed: the stage broke down; its scratch folder is kept.
         StoreError: no space, no permission.
         Interrupted: the stage was told to stop and did.
@@ -123,7 +128,11 @@ def run_stage(
     began = time.monotonic()
     log = logger or logging.getLogger(f"martlet.{stage.name}")
     request = make_request(stage, arguments, inputs, store, store.take_in)
+    if expected is not None:
+        _check_expected(request, expected)
     hit = None if force else _look_up(request, store)
+    if hit is None and elsewhere is not None:
+        return elsewhere(request)
     if hit is None:
         waits = on_wait or (lambda holder: log.info("%s: waiting for %s, which runs the same", stage.name, holder))
         with store.lease(request.key, waits, stop_requested):
@@ -147,6 +156,16 @@ def plan_stage(stage: Stage[Any], arguments: Arguments, inputs: Mapping[str, Sou
     if can_resume(request, store):
         return PlannedStage(stage.name, "resume", "a run of it was interrupted", request.key)
     return PlannedStage(stage.name, "run", _reason(request, store), request.key)
+
+
+def _check_expected(request: Request, expected: Mapping[str, Any]) -> None:
+    """Another version of the code or of a library would make another artifact under another key."""
+    differences = changes(expected, request.body, {})
+    if differences:
+        raise WrongWorker(
+            f"this worker would compute another {request.stage.name} than the flow asked for (asked → here): "
+            f"{', '.join(differences)}. Give it the flow's version of Martlet: make its image or environment anew"
+        )
 
 
 def _look_up(request: Request, store: Store) -> ActionRecord | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from flows.commands.common import Request, split_json
+from flows.commands.common import Request, split_json, take_options, take_run_on
 from flows.parameters import given_parameters
 from flows.pipeline import PIPELINE_NAMES, Given, Pipeline, get_pipeline
 from stages.arguments.base import Arguments
@@ -21,7 +21,8 @@ USAGE = """usage: martlet rerun STAGE (--run ID or --artifact DIGEST) [--name va
        martlet rerun --from STAGE --run ID [--name value …] [--json]
 
 Runs a stage again, even if its result is in the store, with the inputs that it had and the parameters that it
-had, but for those given here. With --from, the run's later stages follow. `latest` is the newest run."""
+had, but for those given here; --run_on workers runs it on a worker. With --from, the run's later stages follow.
+`latest` is the newest run."""
 
 
 def main(_command: str, argv: list[str]) -> int:
@@ -30,7 +31,7 @@ def main(_command: str, argv: list[str]) -> int:
     if not argv or "--help" in argv or "-h" in argv:
         print(USAGE)
         return 0
-    argv, options = _take(argv, "--run", "--artifact", "--from")
+    argv, options = take_options(argv, "--run", "--artifact", "--from")
     store = open_store()
     if options["--from"]:
         if not options["--run"]:
@@ -49,24 +50,9 @@ def main(_command: str, argv: list[str]) -> int:
     else:
         former, inputs = _from_artifact(store, options["--artifact"] or "", stage.name)
     base = {key: value for key, value in former.items() if key in stage.arguments.model_fields}
+    flags, run_on = take_run_on(flags)
     arguments = parse(flags, stage.arguments, base=_without_defaults(stage.arguments, base), prog="martlet rerun")
-    return _run_stage(stage.name, arguments, inputs, as_json)
-
-
-def _take(argv: list[str], *names: str) -> tuple[list[str], dict[str, str | None]]:
-    """Takes `--name value` and `--name=value` of the given names out of a command line."""
-    rest: list[str] = []
-    found: dict[str, str | None] = dict.fromkeys(names)
-    words = iter(argv)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name not in found:
-            rest.append(word)
-            continue
-        found[name] = value if equals else next(words, None)
-        if not found[name]:
-            raise ArgumentsError(f"{name} needs a value")
-    return rest, found
+    return _run_stage(stage.name, arguments, inputs, run_on, as_json)
 
 
 def _run(store: Store, run_id: str, stage: str, flows: Collection[str] | None = None) -> dict[str, Any]:
@@ -103,12 +89,13 @@ def _without_defaults(model: type[Arguments], values: dict[str, Any]) -> dict[st
     return {name: value for name, value in values.items() if value != model.model_fields[name].get_default()}
 
 
-def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], as_json: bool) -> int:
+def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], run_on: str, as_json: bool) -> int:
     from flows.commands.run import finish
     from flows.quiet import start_prefect
 
     start_prefect()
     from flows.flow import flow_for
+    from flows.tasks import How
 
     prepare = get_stage(name).prepare
     named_by_arguments = prepare(arguments).inputs.keys() if prepare else ()
@@ -117,7 +104,7 @@ def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], 
         call(name, **{key: Given(value) for key, value in inputs.items() if key not in named_by_arguments})
 
     pipeline = Pipeline(name.replace("_", "-"), page, type(arguments), f"the stage {name} by itself")
-    flow = flow_for(pipeline, force=frozenset({name}))
+    flow = flow_for(pipeline, how=How(run_on, frozenset({name})))
     return finish(flow(**given_parameters(arguments), return_state=True), as_json=as_json)
 
 
@@ -128,6 +115,7 @@ def _rerun_from(store: Store, stage: str, run_id: str, flags: list[str], as_json
     record = _run(store, run_id, name, PIPELINE_NAMES)
     _line_of(record, name)
     pipeline = get_pipeline(record["flow"])
+    flags, run_on = take_run_on(flags)
     arguments = parse(flags, pipeline.arguments, base=record["arguments"], prog="martlet rerun")
-    request = Request(pipeline, given_parameters(arguments), arguments)
+    request = Request(pipeline, given_parameters(arguments), arguments, run_on)
     return run_request(request, as_json=as_json, force=frozenset({name}))

@@ -43,8 +43,10 @@ def run_request(request: Request, *, as_json: bool, force: frozenset[str] = froz
     plan(request.pipeline, request.arguments, open_store())  # a wrong path is said now, not once Prefect has started
     start_prefect()
     from flows.flow import flow_for
+    from flows.tasks import How
 
-    flow = flow_for(request.pipeline, place=output_folder, force=force)
+    how = How(request.run_on, force)
+    flow = flow_for(request.pipeline, place=lambda arguments, _how: output_folder(arguments), how=how)
     return finish(flow(**request.given, return_state=True), as_json=as_json)
 
 
