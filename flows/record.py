@@ -15,7 +15,10 @@ ONLY_STORED = {"id", "arguments", "exit_code", "attachments", "inputs"}
 
 @dataclass
 class StageRecord:
-    """One stage of a run. `status` is ran, cached, resumed, skipped or failed."""
+    """One stage of a run. `status` is ran, cached, resumed, skipped or failed.
+
+    What it cost and what the cache saved are None until `flows.cost.add_cost` fills them in, and where it is not known.
+    """
 
     stage: str
     label: str = ""
@@ -29,6 +32,10 @@ class StageRecord:
     arguments: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
     reason: str | None = None
+    gpu_hours: float | None = None
+    cost: float | None = None
+    saved_seconds: float | None = None
+    saved_cost: float | None = None
 
     @property
     def title(self) -> str:
@@ -45,6 +52,9 @@ class StageRecord:
             "artifact": self.artifact.to_json() if self.artifact else None,
             "seconds": round(self.seconds, 3),
             "metrics": self.metrics,
+            "gpu_hours": _rounded(self.gpu_hours, 6),
+            "cost": _rounded(self.cost, 6),
+            "saved_seconds": _rounded(self.saved_seconds, 3),
         }
         if self.path:
             record["path"] = self.path
@@ -70,6 +80,7 @@ class RunRecord:
     seconds: float = 0.0
     error: str | None = None
     exit_code: int = 0
+    cost: dict[str, Any] | None = None
     stages: list[StageRecord] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,6 +91,7 @@ class RunRecord:
             "run": self.id,
             "seconds": round(self.seconds, 3),
             "output_dir": self.output_dir,
+            "cost": self.cost,
             "stages": [stage.to_json() for stage in self.stages],
         }
         if self.error:
@@ -91,6 +103,10 @@ class RunRecord:
         stages = [stage.to_store() for stage in self.stages]
         facts = {"id": self.id, "arguments": self.arguments, "exit_code": self.exit_code, "stages": stages}
         return {**self.to_json(), **facts}
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def public(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.cost import cost_line, money
 from flows.record import StageRecord
 from stages.artifacts.describe import size_text
 
 __all__ = ["print_plan", "print_run"]
 
 MODELS = ("train", "merge", "quantize")
+NUMBERS = ("seconds", "saved", "GPU-h", "cost")
 
 
 def _artifact(record: dict[str, Any] | None) -> str:
@@ -36,7 +38,7 @@ def _table(headers: list[str], rows: list[list[str]], file: Any) -> None:
 
     table = Table(box=None, pad_edge=False)
     for header in headers:
-        table.add_column(header, overflow="fold", justify="right" if header == "seconds" else "left")
+        table.add_column(header, overflow="fold", justify="right" if header in NUMBERS else "left")
     for row in rows:
         table.add_row(*row)
     width = None if file.isatty() else 140
@@ -48,15 +50,34 @@ def print_run(record: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(record), flush=True)
         return
-    rows = []
-    for stage in record["stages"]:
-        title = StageRecord(stage["stage"], stage["label"]).title
-        seconds = f"{stage['seconds']:.1f}" if stage["status"] != "skipped" else ""
-        notes = stage.get("reason", "") if stage["status"] in ("skipped", "failed") else _loss(stage["metrics"])
-        rows.append([title, stage["status"], seconds, _artifact(stage["artifact"]), notes])
-    _table(["stage", "status", "seconds", "artifact", "loss"], rows, sys.stdout)
+    headers = ["stage", "status", "seconds", *_cost_headers(record), "artifact", "loss"]
+    _table(headers, [_row(stage, record, headers) for stage in record["stages"]], sys.stdout)
     for line in _closing_lines(record):
         print(line)
+
+
+def _cost_headers(record: dict[str, Any]) -> list[str]:
+    """The columns of cost that say something in this run."""
+    if not record.get("cost"):
+        return []
+    columns = {"saved": "saved_seconds", "GPU-h": "gpu_hours", "cost": "cost"}
+    return [header for header, name in columns.items() if any(stage.get(name) for stage in record["stages"])]
+
+
+def _row(stage: dict[str, Any], record: dict[str, Any], headers: list[str]) -> list[str]:
+    done = stage["status"] not in ("skipped", "failed")
+    saved, hours, cost = (stage.get(name) for name in ("saved_seconds", "gpu_hours", "cost"))
+    cells = {
+        "stage": StageRecord(stage["stage"], stage["label"]).title,
+        "status": stage["status"],
+        "seconds": f"{stage['seconds']:.1f}" if stage["status"] != "skipped" else "",
+        "saved": f"{saved:.1f}" if saved else "",
+        "GPU-h": f"{hours:.3g}" if hours else "",
+        "cost": "" if cost is None else money(cost, record["cost"]["currency"]) if cost else "",
+        "artifact": _artifact(stage["artifact"]),
+        "loss": _loss(stage["metrics"]) if done else stage.get("reason", ""),
+    }
+    return [cells[header] for header in headers]
 
 
 def _closing_lines(record: dict[str, Any]) -> list[str]:
@@ -77,6 +98,8 @@ def _closing_lines(record: dict[str, Any]) -> list[str]:
     lines += [f"chat:   {_relative(sys.executable)} -m stages.serving.chat {path}" for path in whole[-1:]]
     if record["output_dir"]:
         lines.append(f"output: {_relative(record['output_dir'])}")
+    if record.get("cost"):
+        lines.append(f"cost:   {cost_line(record['cost'])}")
     if not os.environ.get("PREFECT_API_URL"):
         lines.append("runs:   prefect server start, then http://127.0.0.1:4200")
     lines.append(f"run:    {record['run']} ({record['seconds']:.1f} s)")
