@@ -2,6 +2,8 @@
 # The steps of the Dockerfile beside this file that install something: uv, an environment's packages, the project.
 #
 #   sh install.sh uv | packages NAME | project
+#
+# The last one writes /opt/martlet/.content: one digest of all that is in the image, which every manifest holds.
 set -eu
 secrets=/run/secrets
 export UV_LINK_MODE=copy UV_NO_PROGRESS=1 UV_CACHE_DIR=/root/.cache/uv HOME=/root
@@ -35,6 +37,18 @@ install_project() {
   packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   python -m compileall -q /opt/martlet/stages /opt/martlet/flows "$packages"/__editable__*.py
   rm -f /tmp/uv-*.lock
+  content >/opt/martlet/.content
+}
+
+# The same for the same files, whenever and wherever they were put together: the base's by the sums that the Dockerfile
+# took, Debian packages added since by dpkg's list, Python packages by their RECORDs, the project's by their bytes.
+content() {
+  {
+    cat /opt/base.sums
+    sha256sum /var/lib/dpkg/status
+    find /opt/environments -path '*.dist-info/RECORD' ! -path '*/martlet-*' -print0 | sort -z | xargs -0 sha256sum
+    find /opt/martlet -type f ! -name '*.pyc' ! -name .content ! -path '*.egg-info/*' -print0 | sort -z | xargs -0 sha256sum
+  } | sha256sum | sed 's/^\([0-9a-f]*\).*/sha256:\1/'
 }
 
 step=$1

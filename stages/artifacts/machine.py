@@ -18,7 +18,11 @@ __all__ = ["PeakMemory", "git_commit", "machine_facts", "peak_memory"]
 
 
 def machine_facts() -> dict[str, Any]:
-    """Host, processor, GPUs that torch has already seen, Python, the commit of the code, the image of the container."""
+    """Host, processor, GPUs that torch has already seen, Python, the commit of the code, the image of the container.
+
+    `image` is what the container was started from: a name, or a digest where it was pinned. `image_content` says which
+    image that was: the digest of all that is in it, written by its build.
+    """
     return {
         "host": socket.gethostname(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -28,6 +32,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": git_commit(),
         "image": os.environ.get("MARTLET_IMAGE"),
+        "image_content": _image_content(),
     }
 
 
@@ -60,6 +65,14 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return (f"{commit}+changes" if changed else commit) or None
+
+
+@lru_cache
+def _image_content() -> str | None:
+    """What `containers/install.sh` has written beside the code; a checkout has none."""
+    with suppress(OSError):
+        return (Path(__file__).resolve().parents[2] / ".content").read_text().strip() or None
+    return None
 
 
 def _git(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ MANIFEST = {
     "seconds": "float", "stage": "str", "started": "str",
 }  # fmt: skip
 BODY = {"arguments": "dict", "inputs": "dict", "libraries": "dict", "stage": "str", "version": "int"}
-MACHINE = {"commit", "cores", "gpus", "host", "image", "processor", "python", "system"}
+MACHINE = {"commit", "cores", "gpus", "host", "image", "image_content", "processor", "python", "system"}
 ACTION = {"artifact", "attachments", "body", "ended", "format", "key", "metrics", "seconds", "stage"}
 
 
