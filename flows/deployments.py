@@ -28,7 +28,11 @@ def get_flow(name: str) -> Flow[..., dict[str, Any]]:
     return stage_flow(name)
 
 
-def __getattr__(name: str) -> Flow[..., dict[str, Any]]:
+def __getattr__(name: str) -> Flow[..., Any]:
+    if name == "check":
+        from flows.check import check
+
+        return check
     if name in STAGE_NAMES or name.replace("_", "-") in PIPELINE_NAMES:
         return get_flow(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
