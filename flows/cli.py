@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": ("run", "measure a model on benchmarks (not supported yet)"),
     "export": ("run", "merge an adapter, quantize a model, push it to a hub"),
     "run": ("run", "run a recipe: martlet run RECIPE [--name value …]"),
+    "sweep": ("sweep", "run every combination of some values side by side: martlet sweep RECIPE --name value value …"),
     "plan": ("plan", "say what a recipe or command would do, and why"),
     "rerun": ("rerun", "run one stage again with the inputs it had"),
     "artifacts": ("artifacts", "list, show, lineage, diff, verify, export"),

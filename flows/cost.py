@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from stages.artifacts.manifest import Manifest
 from stages.artifacts.store import Store
 from stages.errors import ArgumentsError
 
-__all__ = ["Prices", "add_cost", "cost_line", "cost_table", "load_prices", "money", "show_cost"]
+__all__ = ["Prices", "add_cost", "add_up", "cost_line", "cost_table", "load_prices", "money", "show_cost"]
 
 VARIABLE = "MARTLET_PRICES"
 SHIPPED = Path(__file__).resolve().parents[1] / "configs" / "prices.yaml"
@@ -134,6 +134,18 @@ def _total(stages: Sequence[StageRecord], prices: Prices | None, unpriced: list[
         "saved_cost": round(sum(line.saved_cost or 0.0 for line in counted), 6) if known else None,
         "unpriced": unpriced,
     }
+
+
+def add_up(costs: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """The sum of several runs' costs; None if there is none."""
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return None
+    total: dict[str, Any] = {"currency": known[0]["currency"]}
+    for name, digits in (("seconds", 3), ("gpu_hours", 6), ("cost", 6), ("saved_seconds", 3), ("saved_cost", 6)):
+        values = [cost[name] for cost in known]
+        total[name] = None if None in values else round(sum(values), digits)
+    return {**total, "unpriced": sorted({name for cost in known for name in cost["unpriced"]})}
 
 
 def money(amount: float, currency: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from flows.cost import cost_line, money
 from flows.record import StageRecord
 from stages.artifacts.describe import size_text
 
-__all__ = ["print_plan", "print_run"]
+__all__ = ["print_plan", "print_run", "print_table"]
 
 MODELS = ("train", "merge", "quantize")
 NUMBERS = ("seconds", "saved", "GPU-h", "cost")
@@ -32,13 +33,14 @@ def _loss(metrics: dict[str, Any]) -> str:
     return f"held-out {held_out:.4f}" if isinstance(held_out, float) else ""
 
 
-def _table(headers: list[str], rows: list[list[str]], file: Any) -> None:
+def print_table(headers: list[str], rows: list[list[str]], file: Any, numbers: Sequence[str] = NUMBERS) -> None:
+    """Prints a table, the columns named in `numbers` to the right."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for header in headers:
-        table.add_column(header, overflow="fold", justify="right" if header in NUMBERS else "left")
+        table.add_column(header, overflow="fold", justify="right" if header in numbers else "left")
     for row in rows:
         table.add_row(*row)
     width = None if file.isatty() else 140
@@ -51,7 +53,7 @@ def print_run(record: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(record), flush=True)
         return
     headers = ["stage", "status", "seconds", *_cost_headers(record), "artifact", "loss"]
-    _table(headers, [_row(stage, record, headers) for stage in record["stages"]], sys.stdout)
+    print_table(headers, [_row(stage, record, headers) for stage in record["stages"]], sys.stdout)
     for line in _closing_lines(record):
         print(line)
 

@@ -16,7 +16,7 @@ from stages.arguments.base import Arguments
 from stages.arguments.message import choose_from, shorten, unknown_option
 from stages.errors import ArgumentsError
 
-__all__ = ["Shape", "help_text", "merge", "parse", "read_flags", "shape"]
+__all__ = ["Shape", "flag_value", "help_text", "merge", "parse", "read_flags", "shape", "split_flags"]
 
 A = TypeVar("A", bound=Arguments)
 
@@ -69,19 +69,20 @@ def read_flags(argv: list[str], model: type[Arguments], prog: str = "martlet") -
     """
     aliases = model.aliases()
     given: dict[str, Any] = {}
-    for typed, words in _split(argv):
+    for typed, words in split_flags(argv):
         name = typed.replace("-", "_")
         field = model.model_fields.get(aliases.get(name, name))
         if field is None:
             raise ArgumentsError(unknown_option(typed, model, f" See `{prog} --help`"))
-        value = _value(name, words, shape(field.rebuild_annotation()))
+        value = flag_value(name, words, shape(field.rebuild_annotation()))
         if name in given:
             raise ArgumentsError(f"--{name} is given twice: {shorten(given[name])} and {shorten(value)}")
         given[name] = value
     return given
 
 
-def _split(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
+def split_flags(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag of a command line as it was typed, without its dashes, and the words after it."""
     name, words = "", list[str]()
     for word in argv:
         match = _FLAG.fullmatch(word)
@@ -97,7 +98,8 @@ def _split(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
         yield name, words
 
 
-def _value(name: str, words: list[str], form: Shape) -> Any:
+def flag_value(name: str, words: list[str], form: Shape) -> Any:
+    """What the words after a flag say: text, a list of texts, True for a bare flag, None for `none`."""
     if form.optional and len(words) == 1 and words[0].lower() in ("none", "null"):
         return None
     if not words:
