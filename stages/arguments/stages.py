@@ -1,6 +1,6 @@
 """What each of the eight stages is told: `TrainArguments(learning_rate=2e-4)`."""
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
@@ -120,9 +120,15 @@ class MergeArguments(SaveArguments):
 
 
 class QuantizeArguments(ExportQuantizationArguments, SaveArguments, DeviceArguments, DataSeedArguments):
-    """How a model is quantized."""
+    """How a model is quantized; by bitsandbytes, which needs no rows to calibrate on, where only `--quant_bits` is given."""
 
     NAME: ClassVar[str] = "quantize"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_method(cls, given: Any) -> Any:
+        bits_only = isinstance(given, dict) and given.get("quant_method") is None and given.get("quant_bits") is not None
+        return {**given, "quant_method": "bnb"} if cls.NAME == "quantize" and bits_only else given
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:

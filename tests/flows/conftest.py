@@ -111,3 +111,9 @@ def api(environment: dict[str, str], path: str, body: dict[str, Any]) -> Any:
     )
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
+
+
+def get(environment: dict[str, str], path: str) -> Any:
+    """A GET from the Prefect server."""
+    with urllib.request.urlopen(f"{environment['PREFECT_API_URL']}/{path}", timeout=30) as response:
+        return json.load(response)
