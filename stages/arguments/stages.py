@@ -120,15 +120,16 @@ class MergeArguments(SaveArguments):
 
 
 class QuantizeArguments(ExportQuantizationArguments, SaveArguments, DeviceArguments, DataSeedArguments):
-    """How a model is quantized; by bitsandbytes, which needs no rows to calibrate on, where only `--quant_bits` is given."""
+    """How a model is quantized; where only `--quant_bits` is given, by bitsandbytes, which needs no calibration rows."""
 
     NAME: ClassVar[str] = "quantize"
 
     @model_validator(mode="before")
     @classmethod
     def _choose_method(cls, given: Any) -> Any:
-        bits_only = isinstance(given, dict) and given.get("quant_method") is None and given.get("quant_bits") is not None
-        return {**given, "quant_method": "bnb"} if cls.NAME == "quantize" and bits_only else given
+        if cls.NAME != "quantize" or not isinstance(given, dict) or given.get("quant_bits") is None:
+            return given
+        return given if given.get("quant_method") else {**given, "quant_method": "bnb"}
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:

@@ -214,8 +214,8 @@ def test_retrying_a_finished_flow_runs_only_what_is_not_in_the_store(
 
 
 def test_what_the_user_did_wrong_is_one_line_and_not_tried_again(server: Server, martlet: Martlet, first: str) -> None:
-    done = martlet("sft", "--model", "tiny", "--dataset", "rows.jsonl", "--run_on", "workers", "--target_modules", "nothing",
-                   "--max_steps", "2", "--split_dataset_ratio", "0.2", "--max_length", "128", exit_code=2)  # fmt: skip
+    words = ["sft", "--model", "tiny", "--dataset", "rows.jsonl", "--run_on", "workers", "--target_modules", "nothing"]
+    done = martlet(*words, "--max_steps", "2", "--split_dataset_ratio", "0.2", "--max_length", "128", exit_code=2)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "target_modules" in errors[0]
