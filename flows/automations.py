@@ -8,22 +8,23 @@ slot of the queue, for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.blocks.notifications import SlackWebhook
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import CallWebhook, ChangeFlowRunState, SendNotification
+from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from stages.errors import ArgumentsError
 
-__all__ = ["AUTOMATIONS", "EMAIL", "HEARTBEAT_SECONDS", "WEBHOOK", "ensure_automations", "lost_run"]
+__all__ = ["AUTOMATIONS", "DATASET_UPDATED", "EMAIL", "WEBHOOK", "ensure", "ensure_automations", "lost_run", "new_data"]
 
 HEARTBEAT_SECONDS = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY in the pools' templates; Prefect allows no less
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS + 10)
@@ -32,6 +33,7 @@ STARTED_WITHIN = timedelta(minutes=30)
 WEBHOOK = "MARTLET_NOTIFY_WEBHOOK"
 EMAIL = "MARTLET_NOTIFY_EMAIL"
 AUTOMATIONS = ("martlet: lost runs", "martlet: runs that never started")
+DATASET_UPDATED = "martlet.dataset.updated"
 BY_WEBHOOK, BY_EMAIL = "martlet: failures by webhook", "martlet: failures by email"
 
 # Filled in by the server from the event, as Jinja templates.
@@ -115,22 +117,40 @@ def ensure_automations(client: SyncPrefectClient, environment: Mapping[str, str]
         ArgumentsError: one of the two is no such URL.
     """
     for automation in (lost_run(), never_started()):
-        yield f"automation {automation.name}: {_ensure(client, automation)}"
+        yield f"automation {automation.name}: {ensure(client, automation)}"
     if url := environment.get(WEBHOOK):
         _check_scheme(WEBHOOK, url, ("http", "https"))
         block = _save(Webhook(method="POST", url=url, headers={"content-type": "application/json"}), "martlet-webhook")
         automation = failed_flow(BY_WEBHOOK, CallWebhook(block_document_id=block, payload=_as_json(FACTS)))
-        yield f"automation {automation.name}: {_ensure(client, automation)}"
+        yield f"automation {automation.name}: {ensure(client, automation)}"
     if url := environment.get(EMAIL):
         _check_scheme(EMAIL, url, ("mailto", "mailtos"))
         # Prefect hands any URL but Slack's own on to Apprise as it is.
         block = _save(SlackWebhook(url=url), "martlet-email")
         body = "\n".join(f"{name}: {value}" for name, value in FACTS.items())
         action = SendNotification(block_document_id=block, subject="Martlet: {{ flow_run.name }} failed", body=body)
-        yield f"automation {BY_EMAIL}: {_ensure(client, failed_flow(BY_EMAIL, action))}"
+        yield f"automation {BY_EMAIL}: {ensure(client, failed_flow(BY_EMAIL, action))}"
 
 
-def _ensure(client: SyncPrefectClient, automation: AutomationCore) -> str:
+def new_data(name: str, datasets: Sequence[str], deployment: UUID) -> AutomationCore:
+    """Starts a deployment when a hub has told `martlet webhook` of a new revision of one of these datasets."""
+    return AutomationCore(
+        name=f"martlet: new data for {name}",
+        description=f"Starts {name} on a new revision of {', '.join(datasets)}.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            match={"prefect.resource.id": [f"martlet.dataset.{dataset}" for dataset in datasets]},
+            for_each={"prefect.resource.id"},
+            expect={DATASET_UPDATED},
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[RunDeployment(source="selected", deployment_id=deployment)],
+    )
+
+
+def ensure(client: SyncPrefectClient, automation: AutomationCore) -> str:
+    """Makes an automation, or renews the one of its name, which stays disabled if somebody disabled it."""
     found = client.read_automations_by_name(automation.name)
     if not found:
         client.create_automation(automation)

@@ -29,6 +29,7 @@ COMMANDS = {
     "rerun": ("rerun", "run one stage again with the inputs it had"),
     "artifacts": ("artifacts", "list, show, lineage, diff, verify, export"),
     "setup": ("setup", "work pool, queues and deployments on the Prefect server in use"),
+    "schedule": ("schedule", "a recipe as a deployment that starts by the clock, or on new data"),
     "env": ("env", "make or list the environments of containers/"),
 }
 

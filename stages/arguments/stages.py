@@ -120,7 +120,7 @@ class MergeArguments(SaveArguments):
 
 
 class QuantizeArguments(ExportQuantizationArguments, SaveArguments, DeviceArguments, DataSeedArguments):
-    """How a model is quantized; where only `--quant_bits` is given, by bitsandbytes, which needs no calibration rows."""
+    """How a model is quantized; where only `--quant_bits` is given, by bitsandbytes, which needs no rows."""
 
     NAME: ClassVar[str] = "quantize"
 
