@@ -24,8 +24,9 @@ from prefect.tasks import Task
 
 from flows.dispatch import Dispatch, WorkerFailed
 from flows.states import shown
-from flows.ui import PrefectReporter, show_result
+from flows.ui import PrefectReporter
 from stages.arguments.base import Arguments
+from stages.artifacts.describe import describe_ref
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import open_store
 from stages.errors import Interrupted, UserError
@@ -139,14 +140,13 @@ def run_as_task(
                 expected=how.asked,
                 elsewhere=dispatch if how.run_on == "workers" else None,
             )
+        reporter.show_result(result)
     finally:
         reporter.flush()
     reporter.terminal.close(_sentence(result))
-    show_result(title, result)
     names = {"cached": "Cached", "resumed": "Resumed"}
-    return Completed(
-        name=names.get(result.status), message=f"{result.status} {result.artifact.digest[:19]}", data=Outcome(result)
-    )
+    message = f"{title}: {_sentence(result)}, {describe_ref(result.artifact)}"
+    return Completed(name=names.get(result.status), message=message, data=Outcome(result))
 
 
 def _sentence(result: StageResult) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.ui.reporter import PrefectReporter, show_result
+from flows.ui.reporter import PrefectReporter
 from flows.ui.run import show_run
 
-__all__ = ["PrefectReporter", "show_result", "show_run"]
+__all__ = ["PrefectReporter", "show_run"]

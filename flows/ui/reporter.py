@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ from stages.artifacts.store import open_store
 from stages.reporting import TerminalReporter
 from stages.run import StageResult
 
-__all__ = ["PrefectReporter", "show_result"]
+__all__ = ["PrefectReporter"]
 
-SECONDS_BEFORE_BAR = 1.0
+logger = logging.getLogger("martlet.ui")
+
+SECONDS_BEFORE_ANYTHING = 1.0
 SECONDS_BETWEEN_MOVES = 2.0
 SECONDS_BETWEEN_PAGES = 30.0
 
@@ -24,8 +27,8 @@ SECONDS_BETWEEN_PAGES = 30.0
 class PrefectReporter:
     """Sends what a stage reports to the UI and to the terminal.
 
-    A stage that is done at once gets no bar. The bar moves at most every two seconds, a page with a picture on it is
-    renewed at most every thirty: the first one comes at once.
+    A stage that is done at once gets no bar. The bar moves at most every two seconds; a page with a picture on it is
+    renewed at most every thirty.
     """
 
     def __init__(self, title: str) -> None:
@@ -35,14 +38,16 @@ class PrefectReporter:
         self._began = time.monotonic()
         self._moved = self._renewed = 0.0
         self._seen = Seen()
+        self._text = ""
 
     def progress(self, done: float, total: float, text: str) -> None:
         """Moves the bar."""
         self.terminal.progress(done, total, text)
+        self._text = text
         now = time.monotonic()
         if total <= 0 or (now - self._moved < SECONDS_BETWEEN_MOVES and (done < total or not self._moved)):
             return
-        if not self._moved and (now - self._began < SECONDS_BEFORE_BAR or done >= total):
+        if not self._moved and (now - self._began < SECONDS_BEFORE_ANYTHING or done >= total):
             return
         self._moved = now
         self.board.show(key_of(self.title, "progress"), "progress", min(100.0, 100.0 * done / total), text)
@@ -64,7 +69,8 @@ class PrefectReporter:
 
     def _renew(self) -> None:
         now = time.monotonic()
-        if self._renewed and now - self._renewed < SECONDS_BETWEEN_PAGES:
+        before = self._renewed + SECONDS_BETWEEN_PAGES if self._renewed else self._began + SECONDS_BEFORE_ANYTHING
+        if now < before:
             self._seen.is_newer = True
             return
         self._renewed = now
@@ -72,12 +78,16 @@ class PrefectReporter:
 
     def _show_live(self) -> None:
         self._seen.is_newer = False
-        self.board.show(key_of(self.title), "markdown", live_page(self.title, self._seen), f"{self.title} is running")
+        self.board.show(key_of(self.title), "markdown", live_page(self._seen), self._text or "running")
 
     def show_result(self, result: StageResult) -> None:
         """Puts the page of the finished stage in the place of what was shown while it ran."""
         self._seen.is_newer = False
-        text, sentence = stage_page(self.title, result, open_store())
+        try:
+            text, sentence = stage_page(result, open_store())
+        except Exception as error:  # the result is kept: what goes wrong here costs only a page
+            logger.warning("%s cannot be shown: %s", self.title, error)
+            return
         self.board.show(key_of(self.title), "markdown", text, sentence)
         if self._moved:
             self.board.show(key_of(self.title, "progress"), "progress", 100.0, sentence)
@@ -89,8 +99,3 @@ class PrefectReporter:
         if self._seen.is_newer:
             self._show_live()
         self.board.flush()
-
-
-def show_result(title: str, result: StageResult) -> None:
-    """The page of a stage that ran without a reporter of its own."""
-    PrefectReporter(title).show_result(result)

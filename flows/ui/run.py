@@ -16,7 +16,6 @@ from flows.ui.words import seconds_text, table
 from stages.artifacts.describe import size_text
 from stages.artifacts.manifest import Manifest
 from stages.artifacts.store import Store
-from stages.errors import MartletError
 
 __all__ = ["show_run", "summary"]
 
@@ -36,7 +35,7 @@ def show_run(record: RunRecord, store: Store) -> None:
             board.show("summary", "markdown", summary(record, name, manifests), f"{name}: {_sentence(record)}")
         if record.ok and (card := model_card(record, name, manifests)):
             board.show("model-card", "markdown", card, f"{name}: what it is, what it was made of, how good it is")
-    except MartletError as error:  # the run is over and kept: what cannot be read of it costs only its page
+    except Exception as error:  # the run is over and kept: what goes wrong here costs only a page
         logger.warning("the run cannot be shown: %s", error)
     board.flush()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.ui.words import facts, figure, label, seconds_text, table
+from flows.ui.words import facts, figure, headline, label, seconds_text, table
 from stages.artifacts.describe import size_text
 from stages.artifacts.manifest import Manifest
 from stages.artifacts.reference import ArtifactRef
@@ -19,7 +20,6 @@ from stages.run import StageResult
 
 __all__ = ["Seen", "live_page", "manifest_of", "stage_page", "verdict"]
 
-PICTURES = "*.png"
 REPORT = "report.md"
 MAX_PICTURE_BYTES = 500_000
 
@@ -45,31 +45,27 @@ class Seen:
     is_newer: bool = False
 
 
-def live_page(title: str, seen: Seen) -> str:
+def live_page(seen: Seen) -> str:
     """The page while the stage runs."""
-    parts = [f"## {title}", "Running. This page is renewed while the stage runs: reload it."]
-    parts += [_picture(name, data) for name, data in seen.pictures.items()]
+    parts = [_picture(name, data) for name, data in seen.pictures.items()]
     rows = [[label(name), figure(name, value)] for name, value in seen.metrics.items()]
     if seen.step is not None:
-        parts.append(table(["newest", f"step {seen.step:,}"], rows))
-    parts += seen.reports.values()
+        parts.append(table([f"at step {seen.step:,}", ""], rows))
+    parts += [*seen.reports.values(), "The stage is running. Reload the page to see it go on."]
     return "\n\n".join(part for part in parts if part)
 
 
-def stage_page(title: str, result: StageResult, store: Store) -> tuple[str, str]:
-    """The page of a finished stage, and the sentence that stands for it in lists.
+def stage_page(result: StageResult, store: Store) -> tuple[str, str]:
+    """The page of a finished stage, and the sentence that stands above it and for it in lists.
 
     Pictures and reports are those in the store, so that a hit, or a run on another machine, has them too.
     """
     manifest = manifest_of(result.artifact, result.key, store)
-    sentence = verdict(result, manifest)
-    parts = [f"## {title}", f"{sentence}."]
-    parts += [_picture(name, data) for name, data in _pictures(result, store)]
-    parts += [facts(result.metrics), _making(result, manifest)]
-    if report := _report(result, store):
-        parts.append(report)
-    parts.append(_commands(result))
-    return "\n\n".join(part for part in parts if part), f"{title}: {sentence}"
+    report = _report(result, store)
+    parts = [_picture(name, data) for name, data in _pictures(result, store)]
+    parts += [report or facts(result.metrics), _making(result, manifest), _commands(result)]
+    sentence = " · ".join(part for part in (headline(result.metrics), verdict(result, manifest)) if part)
+    return "\n\n".join(part for part in parts if part), sentence
 
 
 def manifest_of(artifact: ArtifactRef, key: str | None, store: Store) -> Manifest | None:
@@ -78,32 +74,35 @@ def manifest_of(artifact: ArtifactRef, key: str | None, store: Store) -> Manifes
 
 
 def verdict(result: StageResult, manifest: Manifest | None) -> str:
-    """`ran in 12.3 s: adapter of 4.2 MB`, `cached: model of 269 MB, which saved 12.3 s`."""
-    what = f"{result.artifact.kind} of {size_text(result.artifact.size)}"
+    """`ran in 12.3 s`, `cached, which saved 12.3 s`."""
     if result.status != "cached":
-        return f"{result.status} in {seconds_text(result.seconds)}: {what}"
-    return f"cached: {what}" + (f", which saved {seconds_text(manifest.seconds)}" if manifest else "")
+        return f"{result.status} in {seconds_text(result.seconds)}"
+    return "cached" + (f", which saved {seconds_text(manifest.seconds)}" if manifest else "")
 
 
 def _making(result: StageResult, manifest: Manifest | None) -> str:
     """How it was made: seconds, memory, machine; on a hit, those of the run that the cache saved."""
-    rows = []
+    saved = "0 s: nothing like it was in the store"
+    rows = [["seconds", seconds_text(result.seconds)]]
     if result.status == "cached":
-        rows.append(["seconds", f"{seconds_text(result.seconds)}, to look it up"])
-        if manifest:
-            rows.append(["saved by the cache", f"{seconds_text(manifest.seconds)}, as it took on {_when(manifest)}"])
-    else:
-        rows.append(["seconds", seconds_text(result.seconds)])
-        rows.append(["saved by the cache", "0 s, there was nothing to take"])
+        saved = f"{seconds_text(manifest.seconds)}, which it took on {_when(manifest)}" if manifest else "not known"
+        rows = [["seconds", f"{seconds_text(result.seconds)}, to look it up"]]
+    rows.append(["saved by the cache", saved])
     memory = result.peak_memory_bytes or (manifest.peak_memory_bytes if manifest else None)
     if memory:
         rows.append(["peak memory", size_text(memory)])
+    rows.append(
+        ["result", f"{result.artifact.kind} `{result.artifact.digest[:19]}`, {size_text(result.artifact.size)}"]
+    )
+    rows += [[f"from {name}", _reference(name, ref)] for name, ref in result.inputs.items()]
     if manifest:
         rows.append(["machine", _machine(manifest.machine)])
-    rows.append(["size", size_text(result.artifact.size)])
-    rows.append(["artifact", f"{result.artifact.kind} `{result.artifact.digest[:19]}`"])
-    rows += [[f"from {name}", f"{ref.kind} `{ref.digest[:19]}`"] for name, ref in result.inputs.items()]
-    return table(["made", ""], rows)
+    return table(["run", result.status], rows)
+
+
+def _reference(name: str, ref: ArtifactRef) -> str:
+    kind = "" if ref.kind == name else f"{ref.kind} "
+    return f"{kind}`{ref.digest[:19]}`, {size_text(ref.size)}"
 
 
 def _when(manifest: Manifest) -> str:
@@ -140,7 +139,14 @@ def _report(result: StageResult, store: Store) -> str:
     except MartletError as error:
         logger.warning("%s: its report cannot be shown: %s", result.stage, error)
         return ""
-    return "\n".join(f"##{line}" if line.startswith("#") else line for line in text.splitlines())
+    return "\n".join(_below_the_page(line) for line in text.splitlines())
+
+
+def _below_the_page(line: str) -> str:
+    """A line of a report: its headings do not compete with the page's, its bytes get a unit."""
+    if bytes_of := re.fullmatch(r"\| (.*) bytes \| (\d+) \|", line):
+        return f"| {bytes_of[1]} | {size_text(int(bytes_of[2]))} |"
+    return f"#{line}" if line.startswith("#") else line
 
 
 def _read(store: Store, reference: ArtifactRef | str, path: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.artifacts.describe import size_text
 
-__all__ = ["facts", "figure", "key_of", "label", "seconds_text", "table"]
+__all__ = ["facts", "figure", "headline", "key_of", "label", "seconds_text", "table"]
 
 SPLITS = ("train", "validation")
 LOSSES = ("loss", "perplexity")
@@ -48,6 +48,30 @@ def figure(name: str, value: Any) -> str:
 def label(name: str) -> str:
     """`num_merged_tensors` → `merged tensors`."""
     return re.sub(r"^num_|_(bytes|seconds)$", "", name).replace("_", " ")
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """The one figure that people look for first: `loss 6.010 → 4.914`, `64 rows, 2,248 tokens`."""
+    match metrics:
+        case {"first_loss": float(first), "last_loss": float(last)}:
+            return f"loss {first:.3f} → {last:.3f}"
+        case {"eval_loss": float(loss)}:
+            return f"held-out loss {loss:.4f}"
+        case {"size_before_bytes": int(before), "size_after_bytes": int(after)}:
+            return f"{size_text(before)} → {size_text(after)}"
+        case {"train_rows": int(rows), "train_tokens": int(tokens)}:
+            return f"{rows:,} rows, {tokens:,} tokens"
+        case {"train_rows": int(rows)}:
+            return f"{rows:,} rows"
+        case {"num_parameters": int(count)}:
+            return f"{count / 1e6:,.3g}M parameters"
+        case {"weights_bytes": int(size)}:
+            return size_text(size)
+    return next((f"{label(name)} {figure(name, value)}" for name, value in metrics.items() if _is_score(value)), "")
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, float)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
