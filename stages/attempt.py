@@ -7,7 +7,8 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -52,14 +53,14 @@ class Attempt:
         self.reporter = reporter
         self.log = log
         self.stop_requested = stop_requested
+        self.folder = store.scratch(request.key)  # first: it may bring what another host has left
         self.resumes = can_resume(request, store)
-        self.folder = store.scratch(request.key)
 
     def run(self) -> Manifest:
         """Calls the stage and commits what it made; the scratch folder is kept unless all of that succeeds."""
         started = datetime.now(UTC)
         try:
-            with store_errors(Path(self.store.location)):
+            with store_errors(self.store.place):
                 self._prepare()
             with peak_memory() as peak:
                 began = time.monotonic()
@@ -81,16 +82,40 @@ class Attempt:
                 machine=machine_facts(),
             )
             self._compare(manifest)
-            self.store.commit(manifest)
-        except UserError:
-            if not can_resume(self.request, self.store):
-                self.store.discard_scratch(self.request.key)
+            manifest = self._commit(manifest)
+        except BaseException as error:
+            self._leave(error)
             raise
-        finally:
-            for name in (INPUTS, OUT):
-                remove_folder(self.folder / name)
         self.store.discard_scratch(self.request.key)
         return manifest
+
+    def _commit(self, manifest: Manifest) -> Manifest:
+        """Where another host has answered the key meanwhile, its answer stands."""
+        action = self.store.commit(manifest)
+        if action.artifact == manifest.artifact:
+            return manifest
+        self.log.warning(
+            "%s: another host was faster; its result %s stands", self.stage.name, action.artifact.digest[:19]
+        )
+        return replace(
+            manifest,
+            artifact=action.artifact,
+            attachments=action.attachments,
+            metrics=action.metrics,
+            ended=action.ended,
+        )
+
+    def _leave(self, error: BaseException) -> None:
+        """Leaves what the next try can go on from, on this host or another, and nothing else of a user's error."""
+        for name in (INPUTS, OUT):
+            remove_folder(self.folder / name)
+        try:
+            if can_resume(self.request, self.store):
+                self.store.keep_work(self.request.key)
+            elif isinstance(error, UserError):
+                self.store.discard_scratch(self.request.key)
+        except MartletError as problem:  # the error that led here says more
+            self.log.warning("%s: %s", self.stage.name, problem)
 
     def _prepare(self) -> None:
         """Empties what a former try left, but for its work, and checks the inputs out."""
@@ -110,6 +135,7 @@ class Attempt:
             attachments=self.folder / ATTACHMENTS,
             logger=cast(logging.Logger, self.log),  # an adapter answers the same calls
             reporter=self.reporter,
+            checkpointed=self._keep,
             stop_requested=self.stop_requested,
         )
         inputs = {name: self.folder / INPUTS / name for name in self.request.inputs}
@@ -120,8 +146,12 @@ class Attempt:
             raise
         except Exception as error:
             if is_no_space(error):
-                raise no_space(Path(self.store.location)) from error
+                raise no_space(self.store.place) from error
             raise self._failed(error) from error
+
+    def _keep(self, checkpoints: Sequence[Path]) -> None:
+        """Keeps checkpoints, and the logs up to them, where another host finds them should this one die."""
+        self.store.keep_work(self.request.key, checkpoints, self.folder / ATTACHMENTS)
 
     def _failed(self, error: Exception) -> StageFailed:
         """The one line of a breakdown; its traceback goes to the scratch folder, which is kept."""

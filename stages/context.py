@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +48,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing(_checkpoints: Sequence[Path]) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Context:
     """Given to a stage by whoever runs it.
@@ -57,6 +61,8 @@ class Context:
         attachments: kept beside the artifact but not part of its digest: logs, curves, intermediate checkpoints.
         logger: facts with numbers.
         reporter: progress, metrics, pictures.
+        checkpointed: to be told, each time a checkpoint is complete, which folders of `scratch` are needed to go on:
+            all of them, and no more. They may be removed afterwards, but their files must not be written to.
         stop_requested: True once the run was told to end; a long stage then saves and raises `Interrupted`.
     """
 
@@ -64,6 +70,7 @@ class Context:
     attachments: Path
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("martlet"))
     reporter: Reporter = field(default_factory=NullReporter)
+    checkpointed: Callable[[Sequence[Path]], None] = _nothing
     stop_requested: Callable[[], bool] = _never
 
     def secret(self, name: str) -> str | None:

@@ -153,7 +153,7 @@ def plan_stage(stage: Stage[Any], arguments: Arguments, inputs: Mapping[str, Sou
     if hit := _look_up(request, store):
         when = hit.ended[:16].replace("T", " ")
         return PlannedStage(stage.name, "cached", f"made {when} UTC", request.key, hit.artifact)
-    if can_resume(request, store):
+    if can_resume(request, store) or (stage.can_resume is not None and store.has_kept_work(request.key)):
         return PlannedStage(stage.name, "resume", "a run of it was interrupted", request.key)
     return PlannedStage(stage.name, "run", _reason(request, store), request.key)
 

@@ -52,7 +52,7 @@ def train(arguments: TrainArguments, inputs: Inputs, out: Path, context: Context
 
     Args:
         arguments: what is trained and how.
-        inputs: `model`; `tokens`, with train.parquet and perhaps validation.parquet; perhaps `checkpoint`.
+        inputs: `model`; `tokens`, with train.parquet and perhaps validation.parquet; perhaps `checkpoint` or `adapter`.
         out: the adapter or model.
         context: scratch keeps checkpoints; attachments get logs, curves and, in the end, the checkpoints.
 
@@ -81,7 +81,7 @@ class _Run:
 
         self.arguments, self.context, self.base = arguments, context, inputs["model"]
         self.tuner: Tuner = get_tuner(arguments)
-        self.checkpoints = Checkpoints(context.scratch, arguments.save_total_limit)
+        self.checkpoints = Checkpoints(context.scratch, arguments.save_total_limit, context.checkpointed)
         self.checkpoints.sweep()
         context.reporter.progress(0, 1, "loading libraries and model")
         skeleton = load_skeleton(self.base)
@@ -92,7 +92,8 @@ class _Run:
         )
         self.tuner.check(skeleton)
         steps = count_steps(self.settings, len(self.rows))
-        self.start: Start = find_start(arguments, self.checkpoints, inputs.get("checkpoint"), steps)
+        given, adapter = inputs.get("checkpoint"), inputs.get("adapter")
+        self.start: Start = find_start(arguments, self.checkpoints, given, steps, adapter)
 
     def run(self, out: Path) -> Metrics:
         """Trains and writes everything."""
@@ -250,6 +251,12 @@ STAGE = Stage(
         ),
         "checkpoint": Input(
             kinds=("files", "adapter", "model"), required=False, help="a checkpoint-<step> to go on from"
+        ),
+        "adapter": Input(
+            kinds=("adapter",),
+            reads=("adapter_config.json", "adapter_model.safetensors"),
+            required=False,
+            help="an adapter whose weights training starts with, instead of random ones",
         ),
     },
     output=output_kind,

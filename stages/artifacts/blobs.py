@@ -7,16 +7,16 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from stages.artifacts.disk import clone, sync_file, write_atomically
-from stages.artifacts.hashing import copy_and_hash, hash_file, hash_own_file, on_all_cores
+from stages.artifacts.hashing import copy_and_hash, hash_file, hash_own_file, in_threads, on_all_cores
 from stages.artifacts.local_files import Found
 from stages.artifacts.tree import File, Tree
 from stages.artifacts.workspace import Workspace
-from stages.errors import StoreError, UserError
+from stages.errors import CorruptArtifact, StoreError, UserError
 
 __all__ = ["Blobs"]
 
@@ -93,6 +93,39 @@ class Blobs:
                 return False
             raise
         return True
+
+    def lacks(self, file: File) -> bool:
+        """Whether a blob is not here, or not of its size."""
+        stamp = self._stamp(file.sha256)
+        return stamp is None or stamp[0] != file.size
+
+    def receive(self, tree: Tree, files: Sequence[File], bring: Callable[[File, Path], str]) -> None:
+        """Takes in blobs of a tree from elsewhere.
+
+        Args:
+            tree: which.
+            files: those of its files to bring.
+            bring: fills a new file and answers the SHA-256 of what it wrote.
+
+        Raises:
+            CorruptArtifact: what was brought is not what the tree names.
+        """
+
+        def take(file: File) -> None:
+            copy = self.workspace.file()
+            try:
+                if bring(file, copy) != file.sha256:
+                    raise CorruptArtifact(
+                        f"{file.path} of {tree.kind} {tree.digest[:19]} is not what it was when it was stored; "
+                        "run the stage that makes it again"
+                    )
+                self._adopt(copy, file.sha256)
+            finally:
+                copy.unlink(missing_ok=True)
+
+        distinct = {file.sha256: file for file in files}
+        in_threads(take, sorted(distinct.values(), key=lambda file: -file.size))
+        self._remember(tree, self._known(tree) | {sha256: self._stamp(sha256) for sha256 in distinct})
 
     def remember(self, tree: Tree) -> None:
         """Notes the stamps of a tree's blobs, which have just been seen to be whole."""

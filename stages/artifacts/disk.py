@@ -9,11 +9,13 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages.errors import StoreError
 
 __all__ = [
+    "Place",
     "clone",
     "is_no_space",
     "link",
@@ -40,31 +42,42 @@ def is_no_space(error: BaseException | None) -> bool:
     return False
 
 
-@contextmanager
-def store_errors(place: Path, name: str = "the store", advice: str = "set MARTLET_STORE") -> Iterator[None]:
-    """Turns the operating system's errors into one line that says what is wrong with the place.
+@dataclass(frozen=True)
+class Place:
+    """A folder that is written to, for errors.
 
-    Args:
-        place: the store's folder, or one that is copied to.
+    Attributes:
+        path: where it is.
         name: what it is.
         advice: how to choose another.
     """
+
+    path: Path
+    name: str
+    advice: str
+
+
+@contextmanager
+def store_errors(place: Place) -> Iterator[None]:
+    """Turns the operating system's errors into one line that says what is wrong with the place."""
     try:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise no_space(place, name, advice) from error
+            raise no_space(place) from error
         if error.errno in NO_PERMISSION:
-            reason = f"{error.strerror}; {advice} to a folder of yours"
-            raise StoreError(f"cannot write to {name} {place}: {reason}") from error
-        raise StoreError(f"{name} {place}: {error.strerror or error} ({error.filename or 'no file named'})") from error
+            reason = f"{error.strerror}; {place.advice} to a folder of yours"
+            raise StoreError(f"cannot write to {place.name} {place.path}: {reason}") from error
+        what = f"{error.strerror or error} ({error.filename or 'no file named'})"
+        raise StoreError(f"{place.name} {place.path}: {what}") from error
 
 
-def no_space(place: Path, name: str = "the store", advice: str = "set MARTLET_STORE") -> StoreError:
+def no_space(place: Place) -> StoreError:
     """The error for a full disk, with what is free."""
-    free = shutil.disk_usage(place).free if place.exists() else 0
+    free = shutil.disk_usage(place.path).free if place.path.exists() else 0
     return StoreError(
-        f"no space left for {name} {place} ({free / 1e6:,.0f} MB free): free some, or {advice} to another disk"
+        f"no space left for {place.name} {place.path} ({free / 1e6:,.0f} MB free): free some, "
+        f"or {place.advice} to another disk"
     )
 
 

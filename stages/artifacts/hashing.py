@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 from stages.artifacts.disk import write_all
 from stages.errors import UserError
 
-__all__ = ["canonical_json", "copy_and_hash", "digest_of_json", "hash_file", "hash_own_file", "on_all_cores"]
+__all__ = [
+    "canonical_json",
+    "copy_and_hash",
+    "digest_of_json",
+    "hash_file",
+    "hash_own_file",
+    "in_threads",
+    "on_all_cores",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,6 +29,7 @@ R = TypeVar("R")
 # Fits the second-level cache of a core, so that a copy is hashed while it is there (256 KiB to 1 MiB measured alike).
 BUFFER_BYTES = 512 * 1024
 MAX_THREADS = 8
+MAX_REQUESTS = 16
 
 
 def canonical_json(value: Any) -> bytes:
@@ -89,8 +98,13 @@ def on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     Give the largest files first, so that no thread is left alone with one at the end. The first error is raised once
     every running call has ended, and calls that have not begun are dropped.
     """
+    return in_threads(function, items, min(os.cpu_count() or 1, MAX_THREADS))
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int = MAX_REQUESTS) -> list[R]:
+    """As `on_all_cores`, with as many threads as there should be requests to a server at once."""
     work = list(items)
-    threads = min(len(work), os.cpu_count() or 1, MAX_THREADS)
+    threads = min(len(work), threads)
     if threads < 2:
         return [function(item) for item in work]
     from concurrent.futures import ThreadPoolExecutor

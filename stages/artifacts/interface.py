@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from stages.artifacts.disk import Place
 from stages.artifacts.manifest import ActionRecord, Manifest
 from stages.artifacts.reference import ArtifactRef, Kind
 from stages.artifacts.tree import EVERYTHING, File, Tree
@@ -18,9 +19,15 @@ Reference = ArtifactRef | str
 
 
 class Store(Protocol):
-    """What run.py, the flows and the commands ask of a store; a remote one would answer with a local one in front."""
+    """What run.py, the flows and the commands ask of a store; a remote one answers with a local one in front.
+
+    Attributes:
+        location: what `open_store` opens it by.
+        place: the folder on this machine that holds scratch and what is checked out.
+    """
 
     location: str
+    place: Place
 
     def put(self, path: Path, kind: Kind, *, move: bool = False) -> ArtifactRef: ...  # noqa: D102 - see LocalStore
     def take_in(self, path: Paths, kind: Kind = "files") -> ArtifactRef: ...  # noqa: D102
@@ -48,6 +55,10 @@ class Store(Protocol):
     ) -> AbstractContextManager[None]: ...
     def scratch(self, key: str) -> Path: ...  # noqa: D102
     def scratch_path(self, key: str) -> Path: ...  # noqa: D102
+    def keep_work(  # noqa: D102
+        self, key: str, checkpoints: Sequence[Path] | None = None, logs: Path | None = None
+    ) -> None: ...
+    def has_kept_work(self, key: str) -> bool: ...  # noqa: D102
     def discard_scratch(self, key: str) -> None: ...  # noqa: D102
     def work_folder(self) -> AbstractContextManager[Path]: ...  # noqa: D102
     def save_run(self, record: dict[str, Any]) -> None: ...  # noqa: D102

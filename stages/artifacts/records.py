@@ -15,7 +15,7 @@ from stages.artifacts.manifest import ActionRecord, Manifest
 from stages.artifacts.workspace import Workspace
 from stages.errors import UnknownReference
 
-__all__ = ["Records"]
+__all__ = ["Records", "check_run_id", "which_run"]
 
 logger = logging.getLogger("martlet.store")
 
@@ -81,17 +81,14 @@ class Records:
 
     def save_run(self, record: Mapping[str, Any]) -> None:
         """Keeps the record of a run under its `id`."""
-        name = str(record["id"])
-        if not re.fullmatch(r"[\w.-]{1,128}", name) or name.startswith("."):
-            raise ValueError(f"a run's id is made of letters, digits, -, _ and ., not {name!r}")
-        self._write(self.root / "runs" / f"{name}.json", record)
+        self._write(self.root / "runs" / f"{check_run_id(record)}.json", record)
 
     def run(self, name: str) -> dict[str, Any]:
         """The record of a run, by its id or the beginning of it."""
         names = [run.removesuffix(".json") for run in self._names("runs")]
         found = [run for run in names if run == name] or [run for run in names if name and run.startswith(name)]
         if len(found) != 1:
-            raise UnknownReference(_which_run(name, found or names, ambiguous=bool(found)))
+            raise UnknownReference(which_run(name, found or names, ambiguous=bool(found)))
         return self._read(self.root / "runs" / f"{found[0]}.json") or {}
 
     def runs(self) -> list[dict[str, Any]]:
@@ -122,7 +119,20 @@ class Records:
         return record
 
 
-def _which_run(name: str, names: list[str], *, ambiguous: bool) -> str:
+def check_run_id(record: Mapping[str, Any]) -> str:
+    """The id of a run's record, which is to be a name.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    name = str(record["id"])
+    if not re.fullmatch(r"[\w.-]{1,128}", name) or name.startswith("."):
+        raise ValueError(f"a run's id is made of letters, digits, -, _ and ., not {name!r}")
+    return name
+
+
+def which_run(name: str, names: list[str], *, ambiguous: bool) -> str:
+    """The line for a run that is not known, or not one."""
     choices = ", ".join(names[-5:]) or "none was made yet"
     if ambiguous:
         return f"run {name!r} is ambiguous: {choices}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,12 +21,13 @@ from typing import Any, Literal
 
 from stages.artifacts.blobs import Blobs
 from stages.artifacts.checkout import check_out, copy_out
-from stages.artifacts.disk import remove_folder, store_errors, write_atomically
+from stages.artifacts.disk import Place, remove_folder, store_errors, write_atomically
 from stages.artifacts.hashing import hash_file, on_all_cores
 from stages.artifacts.interface import Paths, Reference, Store
 from stages.artifacts.lease import lease
 from stages.artifacts.local_files import NOT_CONTENT, Found, Known, scan
 from stages.artifacts.manifest import ActionRecord, Manifest
+from stages.artifacts.naming import digits_of, name_of, the_one, unknown
 from stages.artifacts.records import Records
 from stages.artifacts.reference import ArtifactRef, Kind
 from stages.artifacts.tree import EVERYTHING, File, Tree
@@ -40,19 +40,20 @@ logger = logging.getLogger("martlet.store")
 
 MARKER = "martlet-store.json"
 FORMAT = 1
-SHORTEST_PREFIX = 8
 
 
 def open_store(location: str | Path | None = None) -> Store:
-    """The store at a path, at `MARTLET_STORE`, or in the user's cache folder; made if it is not there.
+    """The store at a path or `s3://bucket/prefix`, at `MARTLET_STORE`, or in the user's cache folder; made if need be.
 
     Raises:
-        UserError: the place is a file, a folder of something else, of a newer format, or remote.
-        StoreError: it cannot be made.
+        UserError: the place is a file, a folder of something else, of a newer format, or of an unknown kind.
+        StoreError: it cannot be made or reached.
     """
     place = str(location or os.environ.get("MARTLET_STORE") or _default_location())
     if "://" in place:
-        raise UserError(f"a store at {place} is not supported yet: give the path of a local folder (MARTLET_STORE)")
+        from stages.artifacts.remote_open import open_remote
+
+        return open_remote(place)
     return LocalStore(Path(place))
 
 
@@ -63,9 +64,16 @@ def _default_location() -> Path:
 class LocalStore:
     """A store in a folder of this machine, or of a file system that it shares with others."""
 
-    def __init__(self, root: Path) -> None:
-        """Opens the store at `root`, makes it if need be, and sweeps what dead processes left."""
+    def __init__(self, root: Path, name: str = "the store", advice: str = "set MARTLET_STORE") -> None:
+        """Opens the store at `root`, makes it if need be, and sweeps what dead processes left.
+
+        Args:
+            root: its folder.
+            name: what errors call it.
+            advice: how they say to choose another folder.
+        """
         self.root = root.expanduser().absolute()
+        self.place = Place(self.root, name, advice)
         self.location = str(self.root)
         self.workspace = Workspace(self.root / "tmp")
         self.blobs = Blobs(self.root, self.workspace)
@@ -74,14 +82,14 @@ class LocalStore:
 
     def _open(self) -> None:
         if self.root.exists() and not self.root.is_dir():
-            raise UserError(f"the store {self.root} is a file; set MARTLET_STORE to a folder")
+            raise UserError(f"{self.place.name} {self.root} is a file; {self.place.advice} to a folder")
         marker = self.root / MARKER
-        with store_errors(self.root):
+        with store_errors(self.place):
             if not marker.exists():
                 # Another process may be making it: the marker is there before anything else is.
                 if self.root.exists() and not _only_ours(self.root) and not marker.exists():
                     raise UserError(
-                        f"{self.root} is not a store but a folder with other files; set MARTLET_STORE to an empty one"
+                        f"{self.root} is not a store but a folder with other files; {self.place.advice} to an empty one"
                     )
                 (self.root / "tmp").mkdir(parents=True, exist_ok=True)
                 write_atomically(marker, json.dumps({"format": FORMAT}).encode(), self.workspace.path())
@@ -102,7 +110,7 @@ class LocalStore:
             UserError: there is no file, or something that is no file.
             StoreError: no space, no permission.
         """
-        with store_errors(self.root):
+        with store_errors(self.place):
             return self._store(kind, self.blobs.add(scan(path), move=move))
 
     def take_in(self, path: Paths, kind: Kind = "files") -> ArtifactRef:
@@ -114,7 +122,7 @@ class LocalStore:
             UserError: as `put`.
             StoreError: as `put`.
         """
-        with store_errors(self.root):
+        with store_errors(self.place):
             found = scan(path, skip=NOT_CONTENT)
             known = Known(path, self.root / "sources")
             hashes = [known.sha256(file) for file in found]
@@ -161,7 +169,7 @@ class LocalStore:
         record = json.dumps(known.to_json(found, hashes)).encode()
         write_atomically(known.record, record, scratch, durable=False)
         if ref is not None:
-            place = self.root / "refs" / "taken-in" / f"{_name(ref)}.json"
+            place = self.root / "refs" / "taken-in" / f"{name_of(ref)}.json"
             write_atomically(place, json.dumps({"paths": known.places}).encode(), scratch, durable=False)
 
     # --- files out ---
@@ -173,11 +181,11 @@ class LocalStore:
             UnknownReference: the store has no such artifact.
             CorruptArtifact: the tree's own file is not what it was.
         """
-        name = _name(reference)
+        name = name_of(reference)
         try:
             data = self._tree_path(name).read_bytes()
         except FileNotFoundError:
-            raise UnknownReference(_unknown(f"sha256:{name}", self.location)) from None
+            raise UnknownReference(unknown(f"sha256:{name}", self.location)) from None
         try:
             tree = Tree.from_bytes(data)
         except ValueError as error:
@@ -198,18 +206,9 @@ class LocalStore:
         Raises:
             UnknownReference: no artifact, or several, begin so.
         """
-        digits = prefix.removeprefix("sha256:").rstrip("….").lower()
-        if not re.fullmatch(f"[0-9a-f]{{{SHORTEST_PREFIX},64}}", digits):
-            raise UnknownReference(
-                f"{prefix!r} is not a digest: give sha256: and {SHORTEST_PREFIX} to 64 hexadecimal digits"
-            )
+        digits = digits_of(prefix)
         names = [name for name in self.trees() if name.startswith(f"sha256:{digits}")]
-        if not names:
-            raise UnknownReference(_unknown(prefix, self.location))
-        if len(names) > 1:
-            choices = ", ".join(name[: len("sha256:") + len(digits) + 8] for name in names[:5])
-            raise UnknownReference(f"{prefix} is ambiguous: it may be {choices}")
-        return self.tree(names[0]).ref
+        return self.tree(the_one(names, prefix, self.location)).ref
 
     def check_out(self, reference: Reference, to: Path, reads: Sequence[str] = EVERYTHING) -> None:
         """Puts the files that match the globs into the new folder `to`, as read-only hard links.
@@ -218,7 +217,7 @@ class LocalStore:
             CorruptArtifact: a file is missing or is not what it was.
         """
         tree = self._whole(reference, reads)
-        with store_errors(self.root):
+        with store_errors(self.place):
             check_out(self.blobs.path, tree, to)
 
     def copy_out(self, reference: Reference, to: Path, reads: Sequence[str] = EVERYTHING) -> None:
@@ -231,7 +230,7 @@ class LocalStore:
             CorruptArtifact: a file is missing or is not what it was.
         """
         tree = self._whole(reference, reads)
-        with store_errors(to, "the folder", "copy"):
+        with store_errors(Place(to, "the folder", "copy")):
             copy_out(self.blobs.path, tree, to)
 
     def is_whole(self, reference: Reference) -> bool:
@@ -240,18 +239,18 @@ class LocalStore:
             tree = self.tree(reference)
         except (UnknownReference, CorruptArtifact):
             return False
-        with store_errors(self.root):
+        with store_errors(self.place):
             return not self.blobs.damaged(tree)
 
     def rehash(self, file: File) -> Literal["whole", "damaged", "missing"]:
         """Reads a blob again, whatever is known of it."""
-        with store_errors(self.root):
+        with store_errors(self.place):
             return self.blobs.rehash(file)
 
     def _whole(self, reference: Reference, reads: Sequence[str]) -> Tree:
         tree = self.tree(reference)
         wanted = tree.select(reads)
-        with store_errors(self.root):
+        with store_errors(self.place):
             bad = self.blobs.damaged(tree, wanted.files)
         if bad:
             names = ", ".join(file.path for file in bad[:3]) + (" …" if len(bad) > 3 else "")
@@ -292,7 +291,7 @@ class LocalStore:
         Raises:
             StoreError: no space, no permission.
         """
-        with store_errors(self.root):
+        with store_errors(self.place):
             for digest in filter(None, (manifest.artifact.digest, manifest.attachments)):
                 self.blobs.sync(self.tree(digest))
             return self.records.write(manifest)
@@ -300,15 +299,15 @@ class LocalStore:
     def artifacts(self) -> list[ArtifactRef]:
         """Every artifact that a stage made or a user handed in, without trees that are only attachments."""
         names = set(self.records.artifacts()) | {f"sha256:{name}" for name in self.records.taken_in()}
-        return [self.tree(name).ref for name in sorted(names) if self._tree_path(_name(name)).exists()]
+        return [self.tree(name).ref for name in sorted(names) if self._tree_path(name_of(name)).exists()]
 
     def manifests(self, reference: Reference) -> list[Manifest]:
         """Every manifest of an artifact, newest first; none if a user handed it in."""
-        return self.records.manifests(f"sha256:{_name(reference)}")
+        return self.records.manifests(f"sha256:{name_of(reference)}")
 
     def taken_in_from(self, reference: Reference) -> list[str]:
         """The paths that it was taken in from, if a user handed it in."""
-        return self.records.taken_in_from(_name(reference))
+        return self.records.taken_in_from(name_of(reference))
 
     # --- work ---
 
@@ -322,7 +321,7 @@ class LocalStore:
         """Holds a key while its result is computed: see `lease.lease`."""
         path = self.root / "leases" / key
         with ExitStack() as stack:
-            with store_errors(self.root):
+            with store_errors(self.place):
                 path.parent.mkdir(exist_ok=True)
                 stack.enter_context(lease(path, on_wait, stop_requested))
             yield
@@ -334,26 +333,33 @@ class LocalStore:
     def scratch(self, key: str) -> Path:
         """That folder, made if it is not there. Hold the key's lease to use it."""
         folder = self.scratch_path(key)
-        with store_errors(self.root):
+        with store_errors(self.place):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def keep_work(self, key: str, checkpoints: Sequence[Path] | None = None, logs: Path | None = None) -> None:
+        """Nothing: what is in the scratch folder is where the next try looks for it."""
+
+    def has_kept_work(self, key: str) -> bool:
+        """False: there is no work but what is in the scratch folder."""
+        return False
+
     def discard_scratch(self, key: str) -> None:
         """Removes it."""
-        with store_errors(self.root):
+        with store_errors(self.place):
             remove_folder(self.scratch_path(key))
 
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
         """A new empty folder on the store's file system, removed afterwards, or when this process is gone."""
         with ExitStack() as stack:
-            with store_errors(self.root):
+            with store_errors(self.place):
                 folder = stack.enter_context(self.workspace.folder())
             yield folder
 
     def save_run(self, record: dict[str, Any]) -> None:
         """Keeps the record of a run under its `id`."""
-        with store_errors(self.root):
+        with store_errors(self.place):
             self.records.save_run(record)
 
     def run(self, name: str) -> dict[str, Any]:
@@ -382,15 +388,6 @@ def _tree(kind: Kind, found: list[Found], hashes: list[str]) -> Tree:
     return Tree.of(kind, (File(file.name, file.size, sha256) for file, sha256 in zip(found, hashes, strict=True)))
 
 
-def _name(reference: Reference) -> str:
-    digest = reference.digest if isinstance(reference, ArtifactRef) else reference
-    return digest.removeprefix("sha256:")
-
-
 def _only_ours(root: Path) -> bool:
     """Whether a folder is empty, or holds only what a store that was being made at this moment holds."""
     return {path.name for path in root.iterdir()} <= {"tmp", MARKER}
-
-
-def _unknown(digest: str, location: str) -> str:
-    return f"no artifact {digest} in the store {location}; `martlet artifacts list` shows what there is"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 __all__ = ["STATE_FILES", "Checkpoints"]
@@ -23,10 +24,22 @@ FOLDER = re.compile(r"checkpoint-(\d+)")
 class Checkpoints:
     """The folders `checkpoint-<step>` of one run."""
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
-        """Args: `folder`, where they are; `limit`, how many are kept (None for all)."""
+    def __init__(
+        self,
+        folder: Path,
+        limit: int | None = None,
+        on_finish: Callable[[Sequence[Path]], None] = lambda paths: None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            folder: where they are.
+            limit: how many are kept; None for all.
+            on_finish: told all that are there, each time one was written to the end.
+        """
         self.folder = folder
         self.limit = limit
+        self.on_finish = on_finish
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` is, or is to be."""
@@ -71,6 +84,7 @@ class Checkpoints:
             if old not in kept and old != best:
                 (self.path(old) / MARKER).unlink()  # first: a half-removed one must not count
                 shutil.rmtree(self.path(old))
+        self.on_finish([self.path(step) for step in self.complete()])
 
     def link_into(self, folder: Path, *, only_model: bool) -> None:
         """Puts every checkpoint into `folder`, as hard links where the file system allows.
