@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": ("plan", "say what a recipe or command would do, and why"),
     "rerun": ("rerun", "run one stage again with the inputs it had"),
     "artifacts": ("artifacts", "list, show, lineage, diff, verify, export"),
+    "webhook": ("webhook", "hear of new dataset revisions from a hub and tell the Prefect server"),
     "setup": ("setup", "work pool, queues and deployments on the Prefect server in use"),
     "schedule": ("schedule", "a recipe as a deployment that starts by the clock, or on new data"),
     "env": ("env", "make or list the environments of containers/"),

@@ -1,4 +1,4 @@
-"""What a run cost and what the cache saved: `add_cost(record, store)` when its stages are done, `show_cost(record)`.
+"""What a run cost and what the cache saved: `add_cost(record, store)` when its stages are done.
 
 Seconds and devices are those of the manifests, so a run on workers is counted as one in process is; prices are those of
 `configs/prices.yaml`, or of the file that MARTLET_PRICES names.
@@ -20,7 +20,7 @@ from stages.artifacts.manifest import Manifest
 from stages.artifacts.store import Store
 from stages.errors import ArgumentsError
 
-__all__ = ["Prices", "add_cost", "add_up", "cost_line", "cost_table", "load_prices", "money", "show_cost"]
+__all__ = ["Prices", "add_cost", "add_up", "cost_line", "load_prices", "money"]
 
 VARIABLE = "MARTLET_PRICES"
 SHIPPED = Path(__file__).resolve().parents[1] / "configs" / "prices.yaml"
@@ -171,38 +171,3 @@ def _amounts(seconds: float, cost: float | None, currency: str | None, gpu_hours
     parts += [f"{gpu_hours:.3g} GPU-hours"] if gpu_hours else []
     parts += [money(cost, currency)] if cost is not None and currency else []
     return ", ".join(parts)
-
-
-def cost_table(record: RunRecord) -> list[dict[str, str]]:
-    """One row a stage that ran or was found, and the sum."""
-    currency = (record.cost or {}).get("currency") or ""
-    rows = [
-        _row(line.title, line.seconds if line.status != "cached" else 0.0, line, currency)
-        for line in record.stages
-        if line.gpu_hours is not None
-    ]
-    total = record.cost or {}
-    if total:
-        whole = StageRecord("total", gpu_hours=total["gpu_hours"], cost=total["cost"], saved_cost=total["saved_cost"])
-        whole.saved_seconds = total["saved_seconds"]
-        rows.append(_row("total", total["seconds"], whole, currency))
-    return rows
-
-
-def _row(title: str, seconds: float, line: StageRecord, currency: str) -> dict[str, str]:
-    return {
-        "stage": title,
-        "seconds": f"{seconds:.1f}",
-        "GPU-hours": f"{line.gpu_hours or 0.0:.3g}",
-        "cost": "no price" if line.cost is None else money(line.cost, currency),
-        "saved seconds": f"{line.saved_seconds or 0.0:.1f}",
-        "saved cost": "no price" if line.saved_cost is None else money(line.saved_cost, currency),
-    }
-
-
-def show_cost(record: RunRecord) -> None:
-    """The table of a run's cost in the Prefect UI; called inside the flow run, after `add_cost`."""
-    from prefect.artifacts import create_table_artifact
-
-    if record.cost is not None and (table := cost_table(record)):
-        create_table_artifact(table, key="cost", description=f"**Cost**: {cost_line(record.cost)}")

@@ -6,7 +6,7 @@ So the same page can be run (`flows.tasks`), planned (`flows.plan`) or drawn, by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
 from stages.errors import UnknownReference
 
-__all__ = ["PIPELINE_NAMES", "RUN_ON", "Call", "Given", "Pipeline", "Step", "get_pipeline"]
+__all__ = ["PIPELINE_NAMES", "RUN_ON", "Call", "Given", "Known", "Pipeline", "Step", "get_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,20 @@ class Call(Protocol):
     def skip(self, stage: str, reason: str, *, label: str = "") -> None:
         """Says that a stage has nothing to do in this run, and why."""
 
+    def known(self, step: Step) -> Known | None:
+        """What a stage has given, for a page that decides by it; None while planning a stage that will run."""
+
+    def undecided(self, stage: str, reason: str, *, label: str = "") -> None:
+        """Says, while planning, that what comes before decides whether a stage runs."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a stage has made and measured."""
+
+    artifact: ArtifactRef
+    metrics: Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -67,7 +81,7 @@ class Pipeline:
     help: str
 
 
-PIPELINE_NAMES = ("sft", "export", "sft-then-export")
+PIPELINE_NAMES = ("sft", "export", "sft-then-export", "sft-then-evaluate", "nightly-retrain")
 
 
 RUN_ON = ("here", "workers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.pipeline import Given, Pipeline, Step
+from flows.pipeline import Given, Known, Pipeline, Step
 from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store
@@ -68,6 +68,16 @@ class Planner:
     def skip(self, stage: str, reason: str, *, label: str = "") -> None:
         """Notes a stage that has nothing to do."""
         self.lines.append(PlanLine(stage, label, "skipped", reason))
+
+    def known(self, step: Step) -> Known | None:
+        """What the store has of a stage, if it has its result."""
+        line: PlanLine = step.handle
+        record = self.store.recorded(line.key) if line.key and line.artifact else None
+        return Known(record.artifact, record.metrics) if record else None
+
+    def undecided(self, stage: str, reason: str, *, label: str = "") -> None:
+        """Notes a stage that will run or not."""
+        self.lines.append(PlanLine(stage, label, "unknown", reason))
 
     def _after(self, stage: str, label: str, waits: dict[str, PlanLine]) -> PlanLine:
         """A stage whose input will only be made: it runs, unless the input comes out as it was."""

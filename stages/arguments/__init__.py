@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stages.arguments.commands.eval import EvalArguments
     from stages.arguments.commands.export import ExportArguments
     from stages.arguments.commands.infer import InferArguments
+    from stages.arguments.commands.nightly_retrain import NightlyRetrainArguments
     from stages.arguments.commands.pt import PtArguments
     from stages.arguments.commands.rlhf import RLHFArguments
     from stages.arguments.commands.sft import SftArguments
@@ -40,6 +41,7 @@ __all__ = [
     "ExportArguments",
     "InferArguments",
     "MergeArguments",
+    "NightlyRetrainArguments",
     "PreprocessArguments",
     "PtArguments",
     "PushToHubArguments",

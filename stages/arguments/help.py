@@ -100,6 +100,7 @@ GROUPS = (
     "Deployment Parameters",
     "Evaluation Parameters",
     "Export Parameters",
+    "Retraining Parameters",
     "Transformers Trainer Parameters",
 )
 """SWIFT's headings in the order of `--help`."""

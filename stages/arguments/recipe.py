@@ -23,6 +23,7 @@ FLOWS = {
     "eval": "EvalArguments",
     "export": "ExportArguments",
     "sft-then-export": "SftThenExportArguments",
+    "nightly-retrain": "NightlyRetrainArguments",
 }
 """The flows that a recipe may name, and the class of their parameters."""
 

@@ -39,24 +39,30 @@ class Start:
         return self.ours and self.state is not None and self.state["global_step"] >= self.state["max_steps"]
 
 
-def find_start(arguments: TrainArguments, checkpoints: Checkpoints, given: Path | None, num_steps: int) -> Start:
-    """Its own last checkpoint, else the given one, else none.
+def find_start(
+    arguments: TrainArguments, checkpoints: Checkpoints, given: Path | None, num_steps: int, adapter: Path | None = None
+) -> Start:
+    """Its own last checkpoint, else the given one, else the weights of an adapter, else none.
 
     Args:
         arguments: whether only weights are taken from the given one.
         checkpoints: the run's own.
         given: the folder of another run's.
         num_steps: optimizer steps of the whole run.
+        adapter: whose weights are taken, and nothing else.
 
     Raises:
         ModelError: the given checkpoint lacks what going on from it needs.
-        ArgumentsError: it has done all steps, or lacks the best checkpoint of its run, which is to be compared with.
+        ArgumentsError: both are given; the checkpoint has done all steps, or lacks the best checkpoint of its run,
+            which is to be compared with.
     """
+    if given is not None and adapter is not None:
+        raise ArgumentsError("training starts either from the input checkpoint or from the input adapter: give one")
     own = checkpoints.newest()
     if own is not None:
         return Start(own, True, _read_state(own), ours=True)
     if given is None:
-        return Start()
+        return Start(adapter)
     if arguments.resume_only_model:
         return Start(given)
     missing = [name for name in NEEDED if not (given / name).is_file()]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.cost import Prices, add_cost, cost_line, cost_table, load_prices, money
+from flows.cost import Prices, add_cost, add_up, cost_line, load_prices, money
 from flows.record import RunRecord, StageRecord
 from flows.summary import print_run
 from stages.artifacts.manifest import Manifest
@@ -90,8 +90,6 @@ def test_what_ran_costs_and_what_was_found_saves(prices: Path, tmp_path: Path) -
         "unpriced": [],
     }
     assert cost_line(record.cost) == "3610.0 s, 2 GPU-hours, 7.20 EUR; the cache saved 460.0 s, 0.37 EUR"
-    assert [row["stage"] for row in cost_table(record)] == ["download", "train", "merge", "evaluate", "total"]
-    assert cost_table(record)[1]["cost"] == "7.20 EUR"
     in_json = record.to_json()
     assert in_json["stages"][1]["gpu_hours"] == 2.0
     assert in_json["stages"][3]["saved_seconds"] == 360.0
@@ -106,10 +104,21 @@ def test_a_device_without_a_price_is_named_and_not_free(
     add_cost(record, store)
     assert record.cost is not None
     assert (record.cost["cost"], record.cost["unpriced"]) == (None, [UNKNOWN])
-    assert cost_table(record)[0]["cost"] == "no price"
+    assert record.stages[0].cost is None
     print_run(record.to_json(), as_json=False)
     printed = " ".join(capsys.readouterr().out.split())
     assert "36.0 s, 0.01 GPU-hours; no price for Quadro 9: add it to configs/prices.yaml" in printed
+
+
+def test_the_cost_of_several_runs_adds_up() -> None:
+    one = {"currency": "EUR", "seconds": 1.5, "gpu_hours": 0.5, "cost": 2.0, "saved_seconds": 1.0, "saved_cost": 0.5}
+    other = {**one, "unpriced": []}
+    unpriced = {**one, "cost": None, "saved_cost": None, "unpriced": [UNKNOWN]}
+    assert add_up([None]) is None
+    assert add_up([other, None, other]) == {name: 2 * value for name, value in other.items()} | {"currency": "EUR"}
+    total = add_up([other, unpriced])
+    assert total is not None
+    assert (total["gpu_hours"], total["cost"], total["unpriced"]) == (1.0, None, [UNKNOWN])
 
 
 def test_the_closing_table_has_a_column_for_what_happened_only(

@@ -357,6 +357,14 @@ def test_resume_from_a_given_checkpoint(tmp_path: Path, tiny_model: Path, tokens
     assert digests(lab.out) != digests(whole.out)
 
 
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokens: Path) -> Path:
+    """What a short training leaves."""
+    lab = Lab(tmp_path_factory.mktemp("adapter"), tiny_model, tokens)
+    lab.run(SHORT)
+    return lab.out
+
+
 def test_the_best_checkpoint_is_the_result(lab: Lab) -> None:
     arguments = SHORT | {"load_best_model_at_end": True, "learning_rate": 0.5, "lr_scheduler_type": "constant"}
     metrics = lab.run(arguments | {"save_total_limit": 1})
@@ -475,6 +483,41 @@ def test_a_checkpoint_of_another_kind(tmp_path: Path, tiny_model: Path, tokens: 
         lab.run(SHORT | {"max_steps": 4})
     (given / "optimizer.pt").unlink()
     with pytest.raises(ModelError, match=r"has no optimizer.pt: give `--resume_only_model true`"):
+        lab.run(SHORT)
+
+
+def test_an_adapter_is_where_training_starts(tmp_path: Path, tiny_model: Path, tokens: Path) -> None:
+    first = Lab(tmp_path / "first", tiny_model, tokens)
+    before = first.run(SHORT)
+    lab = Lab(tmp_path / "second", tiny_model, tokens)
+    lab.inputs["adapter"] = first.out
+    metrics = lab.run(SHORT)
+    assert metrics["global_step"] == 6
+    assert metrics["first_loss"] < before["first_loss"]
+    assert digests(lab.out) != digests(first.out)
+    assert not STAGE.inputs["adapter"].required
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "said"),
+    [
+        ({"lora_rank": 4}, ModelError, r"is of another adapter: .*lora_A.weight is \(8, 128\)"),
+        ({"lora_alpha": 64}, ModelError, "is of another adapter: its lora_alpha is 32, these arguments make it 64"),
+        ({"use_rslora": True}, ModelError, "its use_rslora is False, these arguments make it True"),
+        ({"train_type": "full"}, ModelError, "it is not one of a full training"),
+    ],
+)
+def test_an_adapter_of_another_shape_or_scale_is_no_start(
+    arguments: dict[str, Any], kind: type[UserError], said: str, lab: Lab, adapter: Path
+) -> None:
+    lab.inputs["adapter"] = adapter
+    with pytest.raises(kind, match=said):
+        lab.run(SHORT | arguments)
+
+
+def test_there_is_one_start(lab: Lab, adapter: Path) -> None:
+    lab.inputs |= {"adapter": adapter, "checkpoint": adapter}
+    with pytest.raises(ArgumentsError, match="either from the input checkpoint or from the input adapter"):
         lab.run(SHORT)
 
 

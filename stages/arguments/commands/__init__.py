@@ -16,6 +16,7 @@ HOMES = {
     "EvalArguments": "eval",
     "ExportArguments": "export",
     "InferArguments": "infer",
+    "NightlyRetrainArguments": "nightly_retrain",
     "PtArguments": "pt",
     "RLHFArguments": "rlhf",
     "SftArguments": "sft",

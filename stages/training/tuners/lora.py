@@ -59,6 +59,7 @@ class LoraTuner:
         path = checkpoint / "adapter_model.safetensors"
         if not path.is_file():
             raise ModelError(f"the checkpoint {checkpoint.name} has no {path.name}: it is not one of a LoRA training")
+        self._check_scale(checkpoint)
         stored = load_file(path)
         wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
         for name in sorted(wanted.keys() | stored.keys()):
@@ -69,6 +70,21 @@ class LoraTuner:
                     f"these arguments make it {here or 'absent'}"
                 )
         set_peft_model_state_dict(model, stored)
+
+    def _check_scale(self, checkpoint: Path) -> None:
+        """The same matrices under another scale are another model; their shapes would not tell."""
+        from stages.sources.model_folder import read_json
+
+        if not (checkpoint / "adapter_config.json").is_file():
+            return
+        config = read_json(checkpoint / "adapter_config.json")
+        for name in ("lora_alpha", "use_rslora"):
+            there, here = config.get(name, getattr(self.arguments, name)), getattr(self.arguments, name)
+            if there != here:
+                raise ModelError(
+                    f"the checkpoint {checkpoint.name} is of another adapter: its {name} is {there}, "
+                    f"these arguments make it {here}"
+                )
 
     def save(self, model: Any, out: Path) -> None:
         """Writes adapter_config.json and adapter_model.safetensors."""

@@ -45,11 +45,14 @@ def test_a_recipe(tmp_path: Path) -> None:
         ("flow: sft\nxyzzy: 8\n", ":2: unknown parameter xyzzy."),
         ("flow: sft\nlora_rank: 8\nmodel: m\nlora_rank: 16\n", ":4: lora_rank is given twice, first in line 2"),
         ("flow: sft\nflow: sft\n", ":2: flow is given twice, first in line 1"),
-        ("model: m\n", ": no `flow:`. Choose from: sft, pt, rlhf, infer, deploy, eval, export, sft-then-export"),
+        (
+            "model: m\n",
+            ": no `flow:`. Choose from: sft, pt, rlhf, infer, deploy, eval, export, sft-then-export, nightly-retrain",
+        ),
         (
             "\nflow: sft-the-export\n",
             ":2: unknown flow sft-the-export. Choose from: sft, pt, rlhf, infer, deploy, eval, export, "
-            "sft-then-export. Did you mean sft-then-export?",
+            "sft-then-export, nightly-retrain. Did you mean sft-then-export?",
         ),
         ("- a\n- b\n", ": a recipe is YAML of the form `name: value`, with `flow:` first"),
         ("", ": a recipe is YAML of the form `name: value`, with `flow:` first"),
