@@ -35,7 +35,7 @@ from stages.errors import CorruptArtifact, UnknownReference
 
 __all__ = ["RemoteStore"]
 
-SEEN_SECONDS = 60.0  # for so long a blob that was seen in the bucket is not asked for again
+SEEN_SECONDS = 60.0  # for so long a blob or tree that was seen in the bucket is not asked for again
 UPLOADS = 8
 
 logger = logging.getLogger("martlet.store")
@@ -60,7 +60,8 @@ class RemoteStore:
         self.location = objects.location
         self.place: Place = local.place
         self._home = home
-        self._seen: dict[str, tuple[int, float]] = {}  # by SHA-256: bytes, and when
+        self._seen: dict[str, float] = {}  # when, by the name of a blob or tree
+        self._noted: set[str] = set()
         self._held: dict[str, Held] = {}
         self._replaces: dict[str, str | None] = {}
         self._work: dict[str, KeptWork] = {}
@@ -77,7 +78,9 @@ class RemoteStore:
         """As `put`, for files of a user's."""
         ref = self.local.take_in(path, kind)
         self._upload(self.local.tree(ref))
-        self.records.note_taken_in(name_of(ref), self.local.taken_in_from(ref))
+        if name_of(ref) not in self._noted:
+            self.records.note_taken_in(name_of(ref), self.local.taken_in_from(ref))
+            self._noted.add(name_of(ref))
         return ref
 
     def peek(self, path: Paths, kind: Kind = "files") -> Tree:
@@ -86,34 +89,31 @@ class RemoteStore:
 
     def _upload(self, tree: Tree) -> None:
         """Brings a tree's blobs, then the tree itself, into the bucket. They are whole here."""
-        missing = self._missing(tree.files)
+        missing = self._missing(tree)
+        files = {file.sha256: file for file in tree.files if _blob(file.sha256) in missing}
         began = time.monotonic()
-        in_threads(self._push, sorted(missing, key=lambda file: -file.size), UPLOADS)
-        self.objects.create(_tree(tree.name), tree.to_bytes())
-        if missing:
-            size, seconds = sum(file.size for file in missing), time.monotonic() - began
-            logger.debug(
-                "uploaded %d of %d files, %.1f MB, in %.1f s", *(len(missing), len(tree.files)), size / 1e6, seconds
-            )
+        in_threads(self._push, sorted(files.values(), key=lambda file: -file.size), UPLOADS)
+        if _tree(tree.name) in missing:
+            self.objects.put(_tree(tree.name), tree.to_bytes())
+            self._seen[_tree(tree.name)] = time.monotonic()
+        if files:
+            size, seconds = sum(file.size for file in files.values()) / 1e6, time.monotonic() - began
+            logger.debug("uploaded %d of %d files, %.1f MB, in %.1f s", len(files), len(tree.files), size, seconds)
 
     def _push(self, file: File) -> None:
         self.objects.push(_blob(file.sha256), self.local.blobs.path(file.sha256), file.size)
-        self._seen[file.sha256] = (file.size, time.monotonic())
+        self._seen[_blob(file.sha256)] = time.monotonic()
 
-    def _missing(self, files: Sequence[File]) -> list[File]:
-        """Those of the files, each content once, whose blob is not in the bucket with its size."""
-        distinct = {file.sha256: file for file in files}
-        now = time.monotonic()
-        unsure = [
-            file
-            for file in distinct.values()
-            if (seen := self._seen.get(file.sha256)) is None or seen[0] != file.size or now - seen[1] > SEEN_SECONDS
-        ]
-        sizes = self.objects.sizes([_blob(file.sha256) for file in unsure])
-        missing = [file for file in unsure if sizes.get(_blob(file.sha256)) != file.size]
-        there = {file.sha256 for file in unsure} - {file.sha256 for file in missing}
-        self._seen |= {sha256: (distinct[sha256].size, now) for sha256 in there}
-        return missing
+    def _missing(self, tree: Tree) -> set[str]:
+        """The objects of a tree, its blobs and itself, that the bucket does not have with their size."""
+        wanted = {_blob(file.sha256): file.size for file in tree.files}
+        wanted[_tree(tree.name)] = len(tree.to_bytes())
+        earliest = time.monotonic() - SEEN_SECONDS
+        unsure = [name for name in wanted if self._seen.get(name, earliest) <= earliest]
+        sizes = self.objects.sizes(unsure)
+        there = {name for name in unsure if sizes.get(name) == wanted[name]}
+        self._seen |= dict.fromkeys(there, time.monotonic())
+        return set(unsure) - there
 
     # --- files out ---
 
@@ -179,14 +179,9 @@ class RemoteStore:
         began = time.monotonic()
         with store_errors(self.place):
             self.local.blobs.receive(tree, lacking, self._bring)
-        size = sum({file.sha256: file.size for file in lacking}.values())
-        seconds = time.monotonic() - began
-        logger.info(
-            "pulled %d files of %s %s, %.1f MB, in %.1f s",
-            *(len(lacking), tree.kind, tree.digest[:19]),
-            size / 1e6,
-            seconds,
-        )
+        size, seconds = sum({file.sha256: file.size for file in lacking}.values()) / 1e6, time.monotonic() - began
+        what = (len(lacking), tree.kind, tree.digest[:19])
+        logger.info("pulled %d files of %s %s, %.1f MB, in %.1f s", *what, size, seconds)
 
     def _bring(self, file: File, to: Path) -> str:
         pulled = self.objects.pull(_blob(file.sha256), to)
@@ -203,14 +198,15 @@ class RemoteStore:
             tree = self.tree(reference)
         except (UnknownReference, CorruptArtifact):
             return False
-        missing = self._missing(tree.files)
+        missing = self._missing(tree)
         if not missing:
             return True
+        files = [file for file in tree.files if _blob(file.sha256) in missing]
         with store_errors(self.place):
-            if any(self.local.blobs.lacks(file) for file in missing) or self.local.blobs.damaged(tree, missing):
+            if any(self.local.blobs.lacks(file) for file in files) or self.local.blobs.damaged(tree, files):
                 return False
         self._upload(tree)
-        logger.info("uploaded %d files of %s again, which the store had lost", len(missing), tree.digest[:19])
+        logger.info("uploaded %d objects of %s again, which the store had lost", len(missing), tree.digest[:19])
         return True
 
     def rehash(self, file: File) -> Literal["whole", "damaged", "missing"]:

@@ -301,11 +301,6 @@ def test_places_that_are_no_store(tmp_path: Path, make: object, message: str) ->
         open_store(tmp_path / "place")
 
 
-def test_a_remote_store_is_refused_for_now() -> None:
-    with pytest.raises(UserError, match="s3://bucket/x is not supported yet"):
-        open_store("s3://bucket/x")
-
-
 def test_a_place_without_permission(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere; test_full_disk.py mounts a read-only file system instead")
