@@ -6,22 +6,23 @@ Its signature is the arguments, flat, under SWIFT's names, so that the UI's form
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import Flow, flow
+from prefect import Flow
 
 from flows.dispatch import cancel_children, check_asked
 from flows.execute import execute
+from flows.form import FormFlow, call_by, inputs_of
 from flows.naming import run_name
 from flows.output import OutputFolder
 from flows.pipeline import RUN_ON, Call, Given, Pipeline
 from flows.record import RunRecord
 from flows.tasks import HERE, How
 from stages.arguments.base import Arguments
-from stages.arguments.signature import docstring, given, signature
+from stages.arguments.signature import given, signature
 from stages.artifacts.store import open_store
 from stages.errors import ArgumentsError
 from stages.registry import get_stage
@@ -54,8 +55,7 @@ def flow_for(
         record: RunRecord = execute(pipeline, arguments, output, how=chosen, given=named)
         return record.to_json()
 
-    own = [_parameter("run_on", Literal["here", "workers"], how.run_on)]
-    return _as_flow(body, pipeline, [], own)
+    return _as_flow(body, pipeline, [], [_parameter("run_on", Literal["here", "workers"], how.run_on)])
 
 
 def stage_flow(name: str) -> Flow[..., dict[str, Any]]:
@@ -84,7 +84,8 @@ def stage_flow(name: str) -> Flow[..., dict[str, Any]]:
         _parameter("force", bool, False),
         _parameter("asked", dict[str, Any] | None, None),
     ]
-    return _as_flow(body, pipeline, [_parameter(key, str, "") for key in inputs], own)
+    shown = inputs_of(get_stage(name))
+    return _as_flow(body, pipeline, [_parameter(key, str, "") for key in inputs], own, shown)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -96,21 +97,22 @@ def _as_flow(
     pipeline: Pipeline,
     first: list[inspect.Parameter],
     last: list[inspect.Parameter],
+    shown: Mapping[str, inspect.Parameter] | None = None,
 ) -> Flow[..., dict[str, Any]]:
-    """Gives the function its flat signature, and Prefect the function."""
-    flat = signature(pipeline.arguments)
+    """Gives Prefect the function, and the function its flat signature; `shown` are the form's first fields."""
     body.__name__ = pipeline.name.replace("-", "_")
-    body.__doc__ = docstring(pipeline.arguments, pipeline.help)
-    body.__signature__ = flat.replace(parameters=[*first, *flat.parameters.values(), *last])  # type: ignore[attr-defined]
-    body.__annotations__ = {name: p.annotation for name, p in body.__signature__.parameters.items()}  # type: ignore[attr-defined]
-    return flow(
+    made = FormFlow(
+        body,
         name=pipeline.name,
         description=pipeline.help,
         flow_run_name=run_name,
         persist_result=False,
         validate_parameters=False,
         on_cancellation=[cancel_children],
-    )(body)
+    )
+    flat = signature(pipeline.arguments)
+    call_by(body, flat.replace(parameters=[*first, *flat.parameters.values(), *last]), pipeline.arguments, shown)
+    return made
 
 
 def _with_inputs(page: Callable[..., None], artifacts: dict[str, str]) -> Callable[[Any, Call], None]:

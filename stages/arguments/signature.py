@@ -1,6 +1,6 @@
 """A flat Python signature for a model of arguments: `signature(SftArguments)`.
 
-Prefect makes a deployment's form and its `-p name=value` from a flow's signature; this one has SWIFT's names, flat.
+A flow is called by it: every parameter under SWIFT's name. The form of a deployment shows fewer (see `form.py`).
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from typing import Any
 
 from stages.arguments.base import Arguments
 
-__all__ = ["MAIN", "docstring", "given", "signature"]
+__all__ = ["MAIN", "given", "signature"]
 
 _MAIN = """
-model dataset train_type output_dir
+model dataset use_hf model_revision ckpt_dir adapters
+train_type lora_rank lora_alpha lora_dropout target_modules
 num_train_epochs max_steps learning_rate per_device_train_batch_size gradient_accumulation_steps max_length
-lora_rank lora_alpha lora_dropout target_modules
 val_dataset split_dataset_ratio system truncation_strategy
+lr_scheduler_type warmup_steps weight_decay seed
+merge_lora quant_method quant_bits group_size
 torch_dtype attn_impl device_map gradient_checkpointing
-warmup_steps weight_decay lr_scheduler_type save_steps eval_steps logging_steps seed
-ckpt_dir adapters merge_lora quant_method quant_bits group_size
+save_steps eval_steps logging_steps
 eval_dataset eval_limit max_new_tokens temperature
-push_to_hub hub_model_id use_hf model_revision
+push_to_hub hub_model_id output_dir
 """
 MAIN = tuple(_MAIN.split())
 """What most runs set: first in the form."""
@@ -45,14 +46,6 @@ def signature(model: type[Arguments]) -> inspect.Signature:
             for name in names
         ],
     )
-
-
-def docstring(model: type[Arguments], summary: str) -> str:
-    """A docstring whose `Args:` hold the help of each field, for the labels of the form."""
-    from stages.arguments.help import descriptions
-
-    lines = [f"    {name}: {' '.join(text.split())}" for name, text in descriptions(model).items()]
-    return "\n".join([summary, "", "Args:", *lines])
 
 
 def given(model: type[Arguments], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class TrainerDefaultsArguments(EvalBatchArguments, TrainerArguments):
     per_device_train_batch_size: int = option(1, ge=1)
     """Rows a device takes at a time in training."""
     weight_decay: float = option(0.1, ge=0)
-    """Weight decay."""
+    """How strongly the optimizer pulls weights towards zero."""
     lr_scheduler_type: Scheduler = option("cosine")
     """How the learning rate changes over the run."""
     lr_scheduler_kwargs: JsonObject | None = option(None)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from stages.arguments import ExportArguments, SftThenExportArguments, TrainArguments
 from stages.arguments.base import Arguments
-from stages.arguments.signature import MAIN, docstring, given, signature
+from stages.arguments.signature import MAIN, given, signature
 
 
 @pytest.mark.parametrize("model", [SftThenExportArguments, ExportArguments, TrainArguments])
@@ -40,13 +40,6 @@ def test_annotations_keep_what_a_value_must_be() -> None:
     assert schema["lora_rank"] == {"type": "integer", "minimum": 1}
     assert {"type": "string"} in schema["dataset"]["anyOf"], "`-p dataset=rows.jsonl` needs no brackets"
     assert schema["model"]["type"] == "string"
-
-
-def test_the_docstring_labels_each_field() -> None:
-    text = docstring(TrainArguments, "Trains.")
-    assert text.startswith("Trains.\n\nArgs:\n")
-    assert "    lora_rank: Rank of the two matrices." in text
-    assert text.count("\n    ") == len(TrainArguments.model_fields)
 
 
 def test_given_leaves_out_what_was_filled_in() -> None:
