@@ -1,12 +1,13 @@
-"""The model card of a run, made of what its record and manifests know: `model_card(record, name, manifests)`."""
+"""The model card of a run, made of what its record and manifests know: `model_card(record, manifests)`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from flows.record import RunRecord, StageRecord
-from flows.ui.words import figure, label, table
+from flows.ui.words import figure, joined, label, table
 from stages.artifacts.describe import size_text
 from stages.artifacts.manifest import Manifest
 
@@ -15,6 +16,13 @@ __all__ = ["evaluations", "model_card"]
 PRODUCTS = ("quantize", "merge", "train")
 KIND = {"model": "Whole model", "adapter": "LoRA adapter"}
 MAX_VALUE_LENGTH = 200
+OF_DATA = {
+    "train_rows": "rows to train on",
+    "validation_rows": "rows held out",
+    "train_tokens": "tokens",
+    "train_trained_tokens": "tokens learnt",
+    "max_length": "tokens of a row at most",
+}
 
 LOAD_MODEL = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,7 +37,7 @@ model = AutoPeftModelForCausalLM.from_pretrained("{path}")
 ```"""
 
 
-def model_card(record: RunRecord, name: str, manifests: Mapping[str, Manifest]) -> str:
+def model_card(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
     """What was made, of what, how, how good it is, and how it is loaded; empty if the run made no model."""
     product = next(
         (line for stage in PRODUCTS for line in record.stages if line.stage == stage and line.artifact), None
@@ -49,7 +57,7 @@ def model_card(record: RunRecord, name: str, manifests: Mapping[str, Manifest]) 
         ("Made by", _lineage(record, manifests)),
     ]
     parts = [f"### {heading}\n\n{text}" if heading else text for heading, text in sections if text]
-    return "\n\n".join([f"## {name}", *parts])
+    return "\n\n".join(parts)
 
 
 def evaluations(record: RunRecord) -> str:
@@ -90,9 +98,8 @@ def _data(record: RunRecord) -> str:
     datasets = record.arguments.get("dataset") or rows.arguments.get("dataset") or []
     datasets = [datasets] if isinstance(datasets, str) else datasets
     known = {**rows.metrics, **(tokens.metrics if tokens else {})}
-    wanted = ("train_rows", "validation_rows", "train_tokens", "train_trained_tokens", "max_length")
     lines = [["dataset", "<br>".join(f"`{dataset}`" for dataset in datasets)]]
-    lines += [[label(name), figure(name, known[name])] for name in wanted if known.get(name) is not None]
+    lines += [[words, figure(name, known[name])] for name, words in OF_DATA.items() if known.get(name) is not None]
     lines.append(["digest", f"`{rows.artifact.digest[:19]}`"])
     return table(["", ""], lines)
 
@@ -108,8 +115,7 @@ def _training(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
     manifest = manifests.get(line.title)
     given = manifest.body.get("arguments", {}) if manifest else {}
     rows = [[f"`{name}`", _value(value)] for name, value in {**shown, **given}.items()]
-    metrics = ("global_step", "first_loss", "last_loss", "eval_loss", "num_trainable_parameters")
-    rows += [[label(name), figure(name, line.metrics[name])] for name in metrics if name in line.metrics]
+    rows += [[label(name), figure(name, value)] for name, value in joined(line.metrics).items()]
     return table(["", ""], rows)
 
 
@@ -119,8 +125,9 @@ def _arguments(manifest: Manifest | None) -> str:
 
 
 def _value(value: Any) -> str:
-    text = " ".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
-    return str(text)[:MAX_VALUE_LENGTH]
+    if isinstance(value, list):
+        return " ".join(map(str, value))[:MAX_VALUE_LENGTH]
+    return (f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"'))[:MAX_VALUE_LENGTH]
 
 
 def _use(kind: str, product: StageRecord, digest: str) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from flows.cost import cost_line
+from flows.cost import cost_line, money
 from flows.record import RunRecord, StageRecord
-from flows.ui.card import model_card
+from flows.ui.card import evaluations, model_card
 from flows.ui.stage import manifest_of
 from flows.ui.words import seconds_text, table
 from stages.artifacts.describe import size_text
@@ -32,8 +32,8 @@ def show_run(record: RunRecord, store: Store) -> None:
     try:
         manifests = _manifests(record, store)
         if len(record.stages) > 1 or not record.ok:  # a stage by itself has its page
-            board.show("summary", "markdown", summary(record, name, manifests), f"{name}: {_sentence(record)}")
-        if record.ok and (card := model_card(record, name, manifests)):
+            board.show("summary", "markdown", summary(record, manifests), f"{name}: {_sentence(record)}")
+        if record.ok and (card := model_card(record, manifests)):
             board.show("model-card", "markdown", card, f"{name}: what it is, what it was made of, how good it is")
     except Exception as error:  # the run is over and kept: what goes wrong here costs only a page
         logger.warning("the run cannot be shown: %s", error)
@@ -48,22 +48,20 @@ def _manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
     return {title: manifest for title, manifest in found.items() if manifest}
 
 
-def summary(record: RunRecord, name: str, manifests: Mapping[str, Manifest]) -> str:
+def summary(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
     """All stages in a table, what the cache saved, where the output is; of a run that failed, how to go on."""
-    parts = [f"## {name}", f"{_sentence(record)}."]
-    if record.output_dir:
-        parts.append(f"Output: `{record.output_dir}`")
+    parts = [f"Output: `{record.output_dir}`"] if record.output_dir else []
     if not record.ok:
         parts.append(_how_to_go_on(record))
-    rows = [_row(line, manifests.get(line.title)) for line in record.stages]
-    parts.append(table(["stage", "", "seconds", "saved", "peak memory", "result", "size"], rows, right=(2, 3, 4, 6)))
-    parts.append(_losses(record))
+    currency = (record.cost or {}).get("currency") or ""
+    rows = [_row(line, manifests.get(line.title), currency) for line in record.stages]
+    headers = ["stage", "", "seconds", "saved", "memory", "cost", "result", "size"]
+    parts += [table(headers, rows, right=(2, 3, 4, 5, 7)), evaluations(record)]
     skipped = [f"- {line.title}: {line.reason}" for line in record.stages if line.status == "skipped"]
     if skipped:
         parts.append("\n".join(["Left out:", "", *skipped]))
-    if record.ok and record.stages:
-        last = next((line.stage for line in reversed(record.stages) if line.artifact), record.stages[0].stage)
-        parts.append(f"```\nmartlet rerun {last} --run {record.id[:8]}\n```")
+    if record.ok:
+        parts.append(f"```\nmartlet rerun STAGE --run {record.id[:8]}\n```")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -86,24 +84,18 @@ def _how_to_go_on(record: RunRecord) -> str:
     return "\n".join(lines)
 
 
-def _row(line: StageRecord, manifest: Manifest | None) -> list[str]:
+def _row(line: StageRecord, manifest: Manifest | None, currency: str) -> list[str]:
     if line.artifact is None:
-        return [line.title, line.status, "", "", "", "", ""]
-    saved = manifest.seconds if manifest and line.status == "cached" else 0.0
-    memory = manifest.peak_memory_bytes if manifest and line.status != "cached" else None
+        return [line.title, line.status, "", "", "", "", "", ""]
+    is_cached = line.status == "cached"
+    memory = manifest.peak_memory_bytes if manifest else None
     return [
         line.title,
         line.status,
-        seconds_text(line.seconds),
-        seconds_text(saved) if saved else "",
+        "" if is_cached else seconds_text(line.seconds),
+        seconds_text(manifest.seconds) if manifest and is_cached else "",
         size_text(memory) if memory else "",
-        f"{line.artifact.kind} `{line.artifact.digest[:19]}`",
+        money(line.cost, currency) if line.cost and currency else "",
+        f"{line.artifact.kind} `{line.artifact.digest.removeprefix('sha256:')[:12]}`",
         size_text(line.artifact.size),
     ]
-
-
-def _losses(record: RunRecord) -> str:
-    """What evaluation found, one row a model."""
-    from flows.ui.card import evaluations
-
-    return evaluations(record)

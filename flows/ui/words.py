@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.artifacts.describe import size_text
 
-__all__ = ["facts", "figure", "headline", "key_of", "label", "seconds_text", "table"]
+__all__ = ["facts", "figure", "headline", "joined", "key_of", "label", "seconds_text", "table"]
 
 SPLITS = ("train", "validation")
 LOSSES = ("loss", "perplexity")
@@ -82,12 +82,18 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Itera
         rows: cells, which may hold Markdown.
         right: the columns of figures.
     """
-    cells = [[re.sub(r"\s*\n\s*", "<br>", str(cell).strip()).replace("|", r"\|") for cell in row] for row in rows]
+    aligned = set(right)
+    cells = [[_cell(cell, column in aligned) for column, cell in enumerate(row)] for row in rows]
     if not cells:
         return ""
-    aligned = set(right)
     rule = ["---:" if column in aligned else "---" for column in range(len(headers))]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(headers), rule, *cells])
+
+
+def _cell(text: str, is_figure: bool) -> str:
+    """One line, without what would end the cell; a figure stays with its unit."""
+    line = re.sub(r"\s*\n\s*", "<br>", text.strip()).replace("|", r"\|")
+    return line.replace(" ", "\u00a0") if is_figure else line
 
 
 def facts(metrics: Mapping[str, Any]) -> str:
@@ -96,39 +102,39 @@ def facts(metrics: Mapping[str, Any]) -> str:
     names = [name.removeprefix("train_") for name in metrics if name.startswith("train_")]
     both = [name for name in names if all(f"{split}_{name}" in metrics for split in SPLITS)]
     sides = [[label(name), *(figure(name, rest.pop(f"{split}_{name}")) for split in SPLITS)] for name in both]
-    lines = [[label(name), figure(name, value)] for name, value in _joined(rest).items() if value is not None]
+    lines = [[label(name), figure(name, value)] for name, value in joined(rest).items() if value is not None]
     tables = (table(["", *SPLITS], sides, right=(1, 2)), table(["metric", "value"], lines))
     return "\n\n".join(text for text in tables if text)
 
 
-def _joined(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Figures that only say something together, in one line."""
-    joined: dict[str, Any] = {}
+def joined(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics under their labels' names; figures that only say something together, in one line."""
+    found: dict[str, Any] = {}
     for name, value in metrics.items():
         match name:
             case "first_loss" if "last_loss" in metrics:
-                joined["training loss"] = f"{value:.4f} → {metrics['last_loss']:.4f}"
+                found["training loss"] = f"{value:.4f} → {metrics['last_loss']:.4f}"
             case "first_eval_loss" if "eval_loss" in metrics:
-                joined["held-out loss"] = f"{value:.4f} → {metrics['eval_loss']:.4f}"
+                found["held-out loss"] = f"{value:.4f} → {metrics['eval_loss']:.4f}"
             case "eval_loss" if "first_eval_loss" not in metrics:
-                joined["held-out loss"] = figure(name, value)
+                found["held-out loss"] = figure(name, value)
             case "num_trainable_parameters" if metrics.get("num_parameters"):
                 share = value / metrics["num_parameters"]
-                joined["trained parameters"] = f"{value:,} of {metrics['num_parameters']:,} ({share:.2%})"
+                found["trained parameters"] = f"{value:,} of {metrics['num_parameters']:,} ({share:.2%})"
             case "size_before_bytes" if "size_after_bytes" in metrics:
                 after = metrics["size_after_bytes"]
                 share = f" ({after / value:.0%})" if value else ""
-                joined["size"] = f"{size_text(value)} → {size_text(after)}{share}"
+                found["size"] = f"{size_text(value)} → {size_text(after)}{share}"
             case "last_loss" | "size_after_bytes" | "size_ratio" | "eval_loss":
                 pass
             case "num_parameters" if "num_trainable_parameters" in metrics:
                 pass
             case "train_loss":
-                joined["mean training loss"] = figure(name, value)
+                found["mean training loss"] = figure(name, value)
             case "global_step":
-                joined["steps"] = figure(name, value)
+                found["steps"] = figure(name, value)
             case "num_train_epochs":
-                joined["epochs"] = figure(name, value)
+                found["epochs"] = figure(name, value)
             case _:
-                joined[name] = value
-    return joined
+                found[name] = value
+    return found
