@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from stages.artifacts.disk import write_all
 from stages.artifacts.hashing import in_threads
@@ -45,8 +46,6 @@ ADVICE = {
     "RequestTimeTooSkewed": "this machine's clock is wrong",
 }
 REASONS = {
-    "BadScheme": "the endpoint is http: set AWS_ALLOW_HTTP=true, or give an https endpoint",
-    "builder error": "the endpoint is no URL: check AWS_ENDPOINT_URL",
     "Missing AccessKeyId": "there is no access key: set AWS_ACCESS_KEY_ID",
     "Missing SecretAccessKey": "there is no secret key: set AWS_SECRET_ACCESS_KEY",
     "/latest/api/token": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -78,6 +77,7 @@ class Objects:
 
         Raises:
             MissingPackage: obstore is not installed.
+            UserError: the environment names an endpoint that is none.
         """
         self.location = f"s3://{bucket}/{prefix}".rstrip("/")
         try:
@@ -87,6 +87,7 @@ class Objects:
             raise MissingPackage(
                 f"the store {self.location} needs the package obstore, which is not installed: `pip install obstore`"
             ) from None
+        _check_endpoint(self.location)
         self._obstore: Any = obstore
         self._bucket, self._prefix = bucket, prefix
         with self._errors():
@@ -256,6 +257,18 @@ class Objects:
 
 def _allows_http() -> bool:
     return os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
+
+
+def _check_endpoint(location: str) -> None:
+    """Obstore panics at an endpoint that is no URL."""
+    name = "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    endpoint = urlsplit(os.environ.get(name) or "https://default")
+    if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
+        raise UserError(f"the store {location}: {name} is no URL: give https://host, or http://host:port")
+    if endpoint.username or endpoint.password:
+        raise UserError(f"the store {location}: {name} holds credentials: set AWS_ACCESS_KEY_ID instead")
+    if endpoint.scheme == "http" and not _allows_http():
+        raise UserError(f"the store {location}: {name} is http: set AWS_ALLOW_HTTP=true, or give an https endpoint")
 
 
 class _NoBucket(ValueError):
