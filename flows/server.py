@@ -61,6 +61,8 @@ def template(kind: str, variables: Mapping[str, Any], before: Mapping[str, Any] 
                 f"--variable {name}: a {kind} pool has no such variable. Choose from: {', '.join(properties)}"
             )
         properties[name]["default"] = value
+        if value is None and "anyOf" not in properties[name]:
+            del properties[name]["default"]
     return loaded
 
 

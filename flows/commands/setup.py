@@ -30,7 +30,7 @@ folder that you call it in.
   --gpus N                how many runs may be on the queue gpu at once (default: what the queue has, else 1);
                           containers are given the GPUs, and none with 0
   --variable NAME=VALUE   a default of the pool's template, such as image=…, store=s3://bucket/prefix or
-                          networks='["martlet"]'; may be repeated
+                          networks='["martlet"]', or none again: store=null; may be repeated
   --check                 makes nothing: says what is missing on the server, and asks a worker of each queue
 
 MARTLET_NOTIFY_WEBHOOK (a URL) and MARTLET_NOTIFY_EMAIL (mailtos://user:password@host?to=…) hear of failures."""

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 COMMON = {
     "dataset": ["rows.jsonl"],
-    "split_dataset_ratio": 0.2,
+    "split_dataset_ratio": 0,
     "lora_rank": 4,
     "logging_steps": 50,
     "per_device_train_batch_size": 2,
@@ -92,7 +92,7 @@ def server(martlet: Martlet) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def first(server: Server) -> str:
     """A whole run on workers."""
-    run = server.start("sft-then-export/workers", model="tiny", **{**COMMON, "split_dataset_ratio": 0}, max_steps=4)
+    run = server.start("sft-then-export/workers", model="tiny", **COMMON, max_steps=4)
     done = server.wait(run, seconds=240)
     assert done["state_name"] == "Completed", done["state"]
     return run
@@ -151,7 +151,7 @@ def test_workers_and_one_process_make_the_same(server: Server, martlet: Martlet,
         for name, value in COMMON.items()
         for word in (f"--{name}", *(value if isinstance(value, list) else [str(value)]))
     ]
-    planned = martlet.json("plan", "sft", "--model", "tiny", *flags, "--split_dataset_ratio", "0", "--max_steps", "4")
+    planned = martlet.json("plan", "sft", "--model", "tiny", *flags, "--max_steps", "4")
     assert {line["status"] for line in planned["stages"]} == {"cached"}
 
 
@@ -218,8 +218,31 @@ def test_retrying_a_finished_flow_runs_only_what_is_not_in_the_store(
 
 def test_what_the_user_did_wrong_is_one_line_and_not_tried_again(server: Server, martlet: Martlet, first: str) -> None:
     words = ["sft", "--model", "tiny", "--dataset", "rows.jsonl", "--run_on", "workers", "--target_modules", "nothing"]
-    done = martlet(*words, "--max_steps", "2", "--split_dataset_ratio", "0.2", "--max_length", "128", exit_code=2)
+    done = martlet(*words, "--max_steps", "2", "--split_dataset_ratio", "0", "--max_length", "128", exit_code=2)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "target_modules" in errors[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"python": "3.9.1"}, "the flow that asked for the stage 3.9.1"),
+        ({"body": {"version": 99}}, "stage version 99 → "),
+        ({"body": {"libraries": {"torch": "1.0.0"}}}, "torch 1.0.0 → "),
+        ({"inputs": {"model": f"sha256:{'0' * 64}"}}, "has no sha256:000000000000, which the flow's store"),
+    ],
+)
+def test_a_worker_that_is_not_the_flows_own_refuses(
+    change: dict[str, Any], said: str, server: Server, martlet: Martlet, first: str
+) -> None:
+    child = next(child for child in server.children(first) if "adapter" in child["parameters"].get("artifacts", {}))
+    asked = child["parameters"]["asked"]
+    for name, value in change.items():
+        asked[name] = {**asked[name], **value} if isinstance(value, dict) else value
+    run = server.start("merge/cpu", **{**child["parameters"], "asked": asked})
+    assert server.wait(run)["state_type"] == "FAILED"
+    record = json.loads((martlet.folder / "store" / "runs" / f"{run}.json").read_text())
+    assert record["exit_code"] == 2
+    assert said in record["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -54,6 +55,7 @@ def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/hook?token=hidden", heard
     server.shutdown()
+    server.server_close()
 
 
 def test_it_says_what_it_makes_and_can_be_repeated(martlet: Martlet, set_up: str) -> None:
@@ -77,7 +79,9 @@ def test_what_somebody_has_set_stays(martlet: Martlet, set_up: str) -> None:
     assert "4 at a time" in martlet("setup").stdout
     template = get(martlet.environment, "work_pools/martlet")["base_job_template"]
     assert template["variables"]["properties"]["store"]["default"] == "s3://bucket/prefix"
-    martlet("setup", "--gpus", "1", "--variable", 'store=""')
+    martlet("setup", "--gpus", "1", "--variable", "store=null")
+    properties = get(martlet.environment, "work_pools/martlet")["base_job_template"]["variables"]["properties"]
+    assert "default" not in properties["store"]
 
 
 @pytest.mark.parametrize(
@@ -212,3 +216,39 @@ def test_a_failed_flow_is_told_to_the_webhook(
     set_state(martlet, child, "FAILED")
     time.sleep(3)
     assert len(hook[1]) == 1, "of a flow's stages only the flow speaks"
+
+
+def test_without_a_worker_it_says_so_and_can_be_stopped(martlet: Martlet, set_up: str) -> None:
+    command = [sys.executable, "-m", "flows.cli", "run", "nightly.yaml", "--run_on", "workers", "--json"]
+    log = martlet.folder / "waiting.log"
+    with log.open("w") as file:
+        flow = subprocess.Popen(command, env=martlet.environment, cwd=martlet.folder, stdout=file, stderr=file)
+    said = "no worker listens on the queue cpu: prefect worker start --pool martlet --work-queue cpu"
+    wait_until(lambda: said in log.read_text(), 75)
+    waiting = api(
+        martlet.environment, "flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["AwaitingWorker"]}}}}
+    )
+    assert len(waiting) == 1
+    flow.send_signal(signal.SIGINT)
+    assert flow.wait(30) == 130
+    children = {"flow_runs": {"parent_flow_run_id": {"any_": [waiting[0]["id"]]}}}
+    assert [child["state_type"] for child in api(martlet.environment, "flow_runs/filter", children)] == ["CANCELLED"]
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_deployment_that_is_not_there_is_said_before_the_first_stage(martlet: Martlet, set_up: str) -> None:
+    import httpx
+
+    url = martlet.environment["PREFECT_API_URL"]
+    deployment = get(martlet.environment, "deployments/name/merge/cpu")["id"]
+    httpx.delete(f"{url}/deployments/{deployment}", timeout=30).raise_for_status()
+    done = martlet("run", "nightly.yaml", "--run_on", "workers", exit_code=2)
+    assert "error: there is no deployment merge/cpu on the Prefect server" in done.stderr
+    assert "missing deployments: merge/cpu: run `martlet setup`" in martlet("setup", "--check", exit_code=1).stdout
+    martlet("setup")
+    assert get(martlet.environment, "deployments/name/merge/cpu")
+
+
+def test_workers_need_a_server(martlet: Martlet) -> None:
+    done = martlet("run", "nightly.yaml", "--run_on", "workers", exit_code=2, PREFECT_API_URL="")
+    assert "--run_on workers needs a Prefect server" in done.stderr
