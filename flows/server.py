@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
 from stages.errors import ArgumentsError, StageFailed
@@ -148,11 +148,30 @@ def deploy(client: SyncPrefectClient, kind: str, gpus: int | None) -> Iterator[s
     after = deployments(client)
     needing = {f"{name.replace('_', '-')}/gpu" for name in STAGE_NAMES if get_stage(name).need == "gpu"} | {"check/gpu"}
     for name in declared():
-        if kind != "process" and name in needing:
-            former = dict(before[name].job_variables or {}) if name in before else {}
-            variables = former if gpus is None else GPU_VARIABLES[kind] if gpus else {}
-            client.update_deployment(after[name].id, DeploymentUpdate(job_variables=variables))
+        variables = GPU_VARIABLES[kind] if gpus else {}
+        changes = _kept(before[name], after[name]) if name in before else {}
+        if name in needing and gpus is not None:
+            changes["job_variables"] = variables
+        if changes:
+            client.update_deployment(after[name].id, DeploymentUpdate(**changes))
         yield f"deployment {name}: {'updated' if name in before else 'created'}"
+
+
+def _kept(before: Any, after: Any) -> dict[str, Any]:
+    """What somebody has set on a deployment, which `prefect deploy` puts back: parameters, schedules, variables."""
+    kept: dict[str, Any] = {}
+    parameters = {**after.parameters, **before.parameters}
+    if parameters != after.parameters:
+        kept["parameters"] = parameters
+    if before.job_variables != after.job_variables:
+        kept["job_variables"] = before.job_variables
+    now = [(each.schedule, each.active) for each in after.schedules]
+    if before.schedules and [(each.schedule, each.active) for each in before.schedules] != now:
+        kept["schedules"] = [
+            DeploymentScheduleUpdate(schedule=each.schedule, active=each.active, parameters=each.parameters)
+            for each in before.schedules
+        ]
+    return kept
 
 
 def _prefect_deploy(home: str) -> None:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import alpaca_rows
@@ -82,6 +83,20 @@ def test_what_somebody_has_set_stays(martlet: Martlet, set_up: str) -> None:
     martlet("setup", "--gpus", "1", "--variable", "store=null")
     properties = get(martlet.environment, "work_pools/martlet")["base_job_template"]["variables"]["properties"]
     assert "default" not in properties["store"]
+
+    deployment = get(martlet.environment, "deployments/name/nightly-retrain/local")
+    [schedule] = deployment["schedules"]
+    assert schedule["active"] is False
+    url = f"{martlet.environment['PREFECT_API_URL']}/deployments/{deployment['id']}"
+    given = {"parameters": {**deployment["parameters"], "model": "tiny"}}
+    httpx.patch(url, json=given, timeout=30).raise_for_status()
+    httpx.patch(f"{url}/schedules/{schedule['id']}", json={"active": True}, timeout=30).raise_for_status()
+    martlet("setup")
+    deployment = get(martlet.environment, "deployments/name/nightly-retrain/local")
+    assert deployment["parameters"] == {"run_on": "here", "model": "tiny"}
+    [schedule] = deployment["schedules"]
+    assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "0 2 * * *")
+    httpx.patch(f"{url}/schedules/{schedule['id']}", json={"active": False}, timeout=30).raise_for_status()
 
 
 @pytest.mark.parametrize(
@@ -197,8 +212,6 @@ def test_a_run_that_lost_its_process_is_ended(martlet: Martlet, set_up: str) -> 
 
 
 def api_no_answer(environment: dict[str, str], path: str, body: Any) -> None:
-    import httpx
-
     httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body, timeout=30).raise_for_status()
 
 
@@ -237,8 +250,6 @@ def test_without_a_worker_it_says_so_and_can_be_stopped(martlet: Martlet, set_up
 
 
 def test_a_deployment_that_is_not_there_is_said_before_the_first_stage(martlet: Martlet, set_up: str) -> None:
-    import httpx
-
     url = martlet.environment["PREFECT_API_URL"]
     deployment = get(martlet.environment, "deployments/name/merge/cpu")["id"]
     httpx.delete(f"{url}/deployments/{deployment}", timeout=30).raise_for_status()
