@@ -332,6 +332,15 @@ class SweepRecord:
         return cls(stored["id"], **{name: stored[name] for name in same}, error=stored.get("error"), rows=rows)
 
 
-def trial_parameters(trial: Trial, folder: Path) -> dict[str, Any]:
-    """What a trial's flow run is called with: its results go to a folder of its own below the sweep's."""
-    return {**given_parameters(trial.arguments), "output_dir": str(folder / trial.folder), "add_version": False}
+def trial_parameters(trial: Trial, folder: Path | None, name: str | None = None) -> dict[str, Any]:
+    """What a trial's flow run is called with.
+
+    Args:
+        trial: whose.
+        folder: the sweep's, below which the results go to a folder of their own; None leaves them in the store alone.
+        name: of that folder, instead of the trial's.
+    """
+    given = {**given_parameters(trial.arguments), "add_version": False}
+    if folder is not None:
+        return {**given, "output_dir": str(folder / (name or trial.folder))}
+    return {name: value for name, value in given.items() if name not in ("output_dir", "add_version")}

@@ -29,12 +29,14 @@ from flows.pipeline import Pipeline, get_pipeline
 from flows.record import public
 from flows.sweep import EXPORTS, Row, SweepRecord, Trial, axes_of, check_trials, make_trials, trial_parameters
 from flows.tasks import How
+from flows.workers import advice
 from stages.artifacts.store import Store, open_store
 from stages.errors import ArgumentsError, Interrupted, MartletError, UnknownReference, UserError
 
 __all__ = ["sweep"]
 
 POLL_SECONDS = 1.0
+SILENCE_SECONDS = 30.0
 PICTURE = "sweep.png"
 
 
@@ -97,7 +99,7 @@ def _run(
     check_trials(trials, store)
     folder = _folder(trials[0])
     record.output_dir = str(folder.resolve())
-    calls = [(trial.pipeline, trial.title, trial_parameters(trial, folder)) for trial in trials]
+    calls = [(trial.pipeline, trial.title, trial_parameters(trial, None if workers else folder)) for trial in trials]
     runs = workers.run(calls) if workers else _one_by_one(calls)
     for trial, (run, message) in zip(trials, runs, strict=False):
         record.rows.append(_row(trial, run, message, store))
@@ -107,7 +109,7 @@ def _run(
     best = record.best
     if export_best and best is not None:
         trial = next(trial for trial in trials if trial.title == best.title)
-        given = {**trial_parameters(trial, folder), "output_dir": str(folder / "best")}
+        given = trial_parameters(trial, None if workers else folder, "best")
         call = (get_pipeline(record.recipe_flow), f"best: {trial.title}", given)
         run, message = next(iter(workers.run([call]) if workers else _one_by_one([call])))
         record.export = _exported(run, message, store)
@@ -195,11 +197,15 @@ class Workers:
 
     def _wait(self, client: SyncPrefectClient, runs: Sequence[UUID]) -> list[tuple[str, str]]:
         ended: dict[UUID, str] = {}
+        silent_until = time.monotonic() + SILENCE_SECONDS
         while len(ended) < len(runs):
-            for run in runs:
-                state = client.read_flow_run(run).state
-                if run not in ended and state is not None and state.is_final():
-                    ended[run] = state.message or state.name or ""
+            for run in [run for run in runs if run not in ended]:
+                found = client.read_flow_run(run)
+                if found.state is not None and found.state.is_final():
+                    ended[run] = found.state.message or found.state.name or ""
+                elif found.state is not None and found.state.is_scheduled() and time.monotonic() > silent_until:
+                    silent_until = time.monotonic() + 10 * SILENCE_SECONDS
+                    print(f"sweep: {advice(client, found, found.name)}", file=sys.stderr, flush=True)
             parent = client.read_flow_run(self.parent).state
             if parent is not None and (parent.is_cancelling() or parent.is_cancelled()):
                 raise Interrupted("the sweep was cancelled, and with it its runs")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +254,34 @@ def test_runs_that_start_together_compute_what_they_share_once(martlet: Martlet,
     assert [statuses(run)["train"] for run in runs] == ["ran", "ran"]
     record = other.json("sweep", "sft.yaml", "--lora_rank", "2", "3")
     assert {status for run in record["runs"] for status in statuses(run).values()} == {"cached"}
+
+
+@pytest.fixture(scope="module")
+def worker(martlet: Martlet) -> Iterator[None]:
+    """`martlet setup`, and one worker for both queues."""
+    martlet("setup", "--gpus", "1")
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "martlet"]
+    with (martlet.folder / "worker.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=martlet.environment, cwd=martlet.folder, stdout=log, stderr=subprocess.STDOUT
+        )
+        yield
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_on_workers_all_start_together_and_share_what_they_have_in_common(martlet: Martlet, worker: None) -> None:
+    record = martlet.json("sweep", "sft.yaml", "--lora_rank", "2", "3", "--seed", "7", "--run_on", "workers")
+    assert [run["ok"] for run in record["runs"]] == [True, True]
+    for stage in ("download", "preprocess", "tokenize"):
+        assert [statuses(run)[stage] for run in record["runs"]].count("ran") <= 1, stage
+    assert [statuses(run)["train"] for run in record["runs"]] == ["ran", "ran"]
+    assert record["best"]["eval_loss"] == min(run["metrics"]["eval_loss"] for run in record["runs"])
+    ids = [run["run"] for run in record["runs"]]
+    runs = api(martlet.environment, "flow_runs/filter", {"flow_runs": {"id": {"any_": ids}}})
+    assert {run["name"] for run in runs} == {"lora_rank 2", "lora_rank 3"}
+    assert all(run["deployment_id"] and run["parent_task_run_id"] for run in runs)
+    starts = sorted(run["start_time"] for run in runs)
+    assert starts[1] < min(run["end_time"] for run in runs)
