@@ -36,9 +36,11 @@ def main(command: str, argv: list[str]) -> int:
 
 def run_request(request: Request, *, as_json: bool, force: frozenset[str] = frozenset()) -> int:
     """Runs a flow and answers its exit code; the error, if any, is one line on stderr."""
+    from flows.cost import load_prices
     from flows.parameters import output_folder
     from flows.quiet import start_prefect
 
+    load_prices()
     output_folder(request.arguments)
     plan(request.pipeline, request.arguments, open_store())  # a wrong path is said now, not once Prefect has started
     start_prefect()

@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.axes import read_axes
 from flows.commands.common import split_json, take_run_on
+from flows.cost import load_prices
 from flows.parameters import given_parameters, output_folder
 from flows.pipeline import get_pipeline
 from flows.sweep import EXPORTS, TRIALS, Trial, axes_of, check_trials, make_trials, unlike
@@ -57,6 +58,7 @@ def main(_command: str, argv: list[str]) -> int:
     model = get_pipeline(TRIALS[flow]).arguments
     fixed, axes = read_axes(words, model)
     trials = make_trials(flow, merge(base, fixed, model), axes, metric)
+    load_prices()
     output_folder(trials[0].arguments)
     check_trials(trials, open_store())
     if metric in ("eval_loss", "perplexity") and (moving := unlike(axes)):

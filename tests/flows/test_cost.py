@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
 from flows.cost import Prices, add_cost, add_up, cost_line, load_prices, money
 from flows.record import RunRecord, StageRecord
 from flows.summary import print_run
@@ -164,6 +165,24 @@ def test_a_bad_price_list_is_one_line_and_no_run_is_lost_for_it(
     assert record.cost is not None
     assert (record.cost["seconds"], record.cost["cost"], record.cost["currency"]) == (12.0, None, None)
     assert said in caplog.text
+
+
+@pytest.mark.parametrize("command", [["sft"], ["sweep", "recipe.yaml", "--lora_rank", "2", "3"]], ids=" ".join)
+def test_a_bad_price_list_is_said_before_anything_runs(
+    command: list[str],
+    prices: Path,
+    tiny_model: Path,
+    alpaca_file: Path,
+    in_tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prices.write_text("currency: euro\n")
+    (in_tmp_path / "recipe.yaml").write_text("flow: sft\n")
+    assert main([*command, "--model", str(tiny_model), "--dataset", str(alpaca_file)]) == 2
+    captured = capsys.readouterr()
+    assert "mine.yaml: currency: String should match" in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not (in_tmp_path / "output").exists()
 
 
 def test_the_price_list_that_is_shipped_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
