@@ -11,9 +11,10 @@ from flows.ui.words import figure, joined, label, table
 from stages.artifacts.describe import size_text
 from stages.artifacts.manifest import Manifest
 
-__all__ = ["evaluations", "model_card"]
+__all__ = ["PRODUCTS", "evaluations", "model_card"]
 
 PRODUCTS = ("quantize", "merge", "train")
+"""The stages that make a model, the last word first."""
 KIND = {"model": "Whole model", "adapter": "LoRA adapter"}
 MAX_VALUE_LENGTH = 200
 OF_DATA = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from flows.cost import cost_line, money
 from flows.record import RunRecord, StageRecord
-from flows.ui.card import evaluations, model_card
+from flows.ui.card import PRODUCTS, evaluations, model_card
 from flows.ui.stage import manifest_of
 from flows.ui.words import seconds_text, table
 from stages.artifacts.describe import size_text
@@ -50,12 +50,12 @@ def _manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
 
 def summary(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
     """All stages in a table, what the cache saved, where the output is; of a run that failed, how to go on."""
-    parts = [f"Output: `{record.output_dir}`"] if record.output_dir else []
+    parts = [_where(record)]
     if not record.ok:
         parts.append(_how_to_go_on(record))
     currency = (record.cost or {}).get("currency") or ""
-    rows = [_row(line, manifests.get(line.title), currency) for line in record.stages]
-    headers = ["stage", "", "seconds", "saved", "memory", "cost", "result", "size"]
+    rows = [_row(line, manifests.get(line.title)) for line in record.stages]
+    headers = ["stage", "", "took", "saved", "memory", f"cost, {currency}" if currency else "cost", "result", "size"]
     parts += [table(headers, rows, right=(2, 3, 4, 5, 7)), evaluations(record)]
     skipped = [f"- {line.title}: {line.reason}" for line in record.stages if line.status == "skipped"]
     if skipped:
@@ -76,6 +76,16 @@ def _sentence(record: RunRecord) -> str:
     return f"done in {seconds_text(record.seconds)}{found}{cost}"
 
 
+def _where(record: RunRecord) -> str:
+    """The folder with the results, or what brings them out of the store."""
+    if record.output_dir:
+        return f"Output: `{record.output_dir}`"
+    made = [line.artifact for line in record.stages if line.stage in PRODUCTS and line.artifact]
+    if not made:
+        return ""
+    return f"Output: in the store; a folder of it is made by `martlet artifacts export {made[-1].digest[:19]} FOLDER`"
+
+
 def _how_to_go_on(record: RunRecord) -> str:
     lines = ["> " + line for line in (record.error or "it was ended").splitlines()]
     failed = next((line.stage for line in record.stages if line.status == "failed"), None)
@@ -84,7 +94,7 @@ def _how_to_go_on(record: RunRecord) -> str:
     return "\n".join(lines)
 
 
-def _row(line: StageRecord, manifest: Manifest | None, currency: str) -> list[str]:
+def _row(line: StageRecord, manifest: Manifest | None) -> list[str]:
     if line.artifact is None:
         return [line.title, line.status, "", "", "", "", "", ""]
     is_cached = line.status == "cached"
@@ -95,7 +105,7 @@ def _row(line: StageRecord, manifest: Manifest | None, currency: str) -> list[st
         "" if is_cached else seconds_text(line.seconds),
         seconds_text(manifest.seconds) if manifest and is_cached else "",
         size_text(memory) if memory else "",
-        money(line.cost, currency) if line.cost and currency else "",
+        money(line.cost, "").strip() if line.cost else "",
         f"{line.artifact.kind} `{line.artifact.digest.removeprefix('sha256:')[:12]}`",
         size_text(line.artifact.size),
     ]

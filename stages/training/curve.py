@@ -10,6 +10,8 @@ __all__ = ["draw_loss_curve"]
 
 SMOOTHING = 0.9
 """Weight of the past in the smoothed curve, as in TensorBoard."""
+COLORS = 64
+"""A third of the bytes that true colour takes: the picture is kept with each run, here and in the Prefect UI."""
 
 
 def draw_loss_curve(history: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -21,6 +23,7 @@ def draw_loss_curve(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     steps, losses = _series(history, "loss")
     # Figure without pyplot: no global state, no display, and safe in a thread.
@@ -34,9 +37,12 @@ def draw_loss_curve(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
     axes.legend()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
-    FigureCanvasAgg(figure).print_png(str(partial))
+    picture.quantize(COLORS).save(partial, "PNG")
     partial.replace(path)
 
 
