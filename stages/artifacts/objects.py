@@ -35,7 +35,7 @@ CHUNK_BYTES = 4 * MB
 # A small request that takes longer has met a server that does not answer; one with a file in it may take its time.
 PROBE = {"max_retries": 1, "retry_timeout": timedelta(seconds=6)}
 RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
-CONNECT, SMALL, LARGE = (timedelta(seconds=seconds) for seconds in (3, 10, 3600))
+CONNECT, SMALL, STALLED, LARGE = (timedelta(seconds=seconds) for seconds in (3, 10, 300, 7200))
 
 ADVICE = {
     "NoSuchBucket": "there is no such bucket: make it, or correct MARTLET_STORE",
@@ -96,7 +96,8 @@ class Objects:
 
     def _client(self, timeout: timedelta, retries: dict[str, Any]) -> S3Store:
         # Options that are given replace those that obstore would take from the environment.
-        options: Any = {"connect_timeout": CONNECT, "timeout": timeout, "allow_http": _allows_http()}
+        options: Any = {"connect_timeout": CONNECT, "read_timeout": STALLED, "timeout": timeout}
+        options["allow_http"] = _allows_http()
         store: S3Store = self._obstore.store.S3Store(
             self._bucket, prefix=self._prefix or None, client_options=options, retry_config=retries
         )
@@ -223,10 +224,16 @@ class Objects:
                 _raise_if_no_bucket(error)
                 return None
 
-    def push(self, name: str, path: Path, size: int) -> None:
-        """Uploads a file whose name follows from its content: an object that is there already may stay or be replaced.
+    def push(self, name: str, path: Path, size: int, *, over: bool = False) -> None:
+        """Uploads a file whose name follows from its content.
 
-        Large ones go in parts, several at once, which S3 offers no condition for in obstore.
+        Large ones go in parts, several at once; obstore has no condition for these, and replaces what is there.
+
+        Args:
+            name: of the object.
+            path: the file.
+            size: its bytes.
+            over: replace an object of the same size too; else it is taken for the same.
         """
         with self._errors():
             if size > MULTIPART_BYTES:
@@ -234,9 +241,16 @@ class Objects:
                 self._obstore.put(self._large, name, path, chunk_size=part, max_concurrency=PARTS_AT_ONCE)
                 return
             try:
-                self._obstore.put(self._large, name, path, mode="create")
+                self._obstore.put(self._large, name, path, mode="overwrite" if over else "create", use_multipart=False)
             except self._obstore.exceptions.AlreadyExistsError:
-                return
+                if self._obstore.head(self._small, name)["size"] != size:
+                    self._obstore.put(self._large, name, path, use_multipart=False)
+
+    def move(self, name: str, to: str) -> None:
+        """Gives an object another name."""
+        with self._errors():
+            self._obstore.copy(self._small, name, to)
+            self._obstore.delete(self._small, [name])
 
     def delete(self, names: Sequence[str]) -> None:
         """Removes objects; those that are not there are fine."""

@@ -31,7 +31,7 @@ from stages.artifacts.remote_records import RemoteRecords
 from stages.artifacts.remote_work import KeptWork
 from stages.artifacts.store import LocalStore
 from stages.artifacts.tree import EVERYTHING, File, Tree
-from stages.errors import CorruptArtifact, UnknownReference
+from stages.errors import CorruptArtifact, StoreError, UnknownReference
 
 __all__ = ["RemoteStore"]
 
@@ -190,7 +190,19 @@ class RemoteStore:
                 f"{file.path} is not in the store {self.location} any more (blob {file.sha256[:12]}); "
                 "run the stage that makes it again"
             )
+        if pulled != (file.sha256, file.size):
+            self._quarantine(file)
         return pulled[0]
+
+    def _quarantine(self, file: File) -> None:
+        """Puts a damaged blob out of the way, so that its stage runs again and uploads it anew."""
+        place = f"quarantine/{file.sha256}-{time.time_ns()}"
+        try:
+            self.objects.move(_blob(file.sha256), place)
+            logger.warning("blob %s is not what it was when it was stored; moved to %s", file.sha256, place)
+        except StoreError as error:
+            logger.warning("blob %s is not what it was and could not be moved away: %s", file.sha256, error)
+        self._seen.pop(_blob(file.sha256), None)
 
     def is_whole(self, reference: Reference) -> bool:
         """Whether every blob is in the bucket with its size; one that only the cache has whole is uploaded again."""

@@ -22,7 +22,7 @@ from stages.artifacts.hashing import copy_and_hash, hash_file, in_threads
 from stages.artifacts.objects import Objects
 from stages.artifacts.tree import File, is_safe
 from stages.artifacts.workspace import Workspace
-from stages.errors import MartletError, StoreError
+from stages.errors import CorruptArtifact, MartletError, StoreError
 
 __all__ = ["KeptWork"]
 
@@ -49,7 +49,7 @@ class KeptWork:
         self._waiting: Path | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._ended = False
+        self._ended = self._discarded = False
         self._hashes: dict[tuple[int, int, int], str] = {}  # of files seen before, by inode, size and time
         self._there: set[str] = set()
         self._tag: str | None = None
@@ -64,9 +64,10 @@ class KeptWork:
         """Brings the scratch folder to the newest state known: its own, or the one that another host has kept.
 
         Its own is newer if it was the last that was kept. If what this host kept is gone, the work was ended elsewhere.
+        What is damaged is passed over with a warning: the work is done again.
 
         Raises:
-            StoreError: the server cannot be asked, or a file is not what it was.
+            StoreError: the server cannot be asked.
         """
         found = self.objects.get_tagged(self._index)
         mark = self._mark()
@@ -76,15 +77,24 @@ class KeptWork:
                 remove_folder(self.scratch)
                 self.scratch.mkdir(parents=True)
             return
-        record = json.loads(found[0])
         self._tag = found[1]
-        files = [File(entry["path"], entry["size"], entry["sha256"]) for entry in record["files"]]
+        try:
+            self._fetch(found[0], mark)
+        except CorruptArtifact as error:
+            logger.warning("what another host has kept is passed over: %s", error)
+
+    def _fetch(self, index: bytes, mark: str | None) -> None:
+        try:
+            record = json.loads(index)
+            files = [File(str(entry["path"]), int(entry["size"]), str(entry["sha256"])) for entry in record["files"]]
+            state, host = str(record["state"]), str(record["host"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptArtifact(f"the list of the kept work of {self.key[:12]} is damaged") from error
+        if state != mark:
+            self._replace_scratch(files)
+            self._set_mark(state)
+            logger.info("took over work of %s: %.1f MB", host, sum(file.size for file in files) / 1e6)
         self._there = {file.sha256 for file in files}
-        if record["state"] == mark:
-            return
-        self._replace_scratch(files)
-        self._set_mark(record["state"])
-        logger.info("took over work of %s: %.1f MB", record["host"], sum(file.size for file in files) / 1e6)
 
     def _replace_scratch(self, files: list[File]) -> None:
         with self.workspace.folder() as fresh:
@@ -95,13 +105,10 @@ class KeptWork:
 
     def _pull(self, file: File, to: Path) -> None:
         if not is_safe(file.path):
-            raise StoreError(f"the kept work of {self.key[:12]} names an unsafe path {file.path!r}")
+            raise CorruptArtifact(f"the kept work of {self.key[:12]} names an unsafe path {file.path!r}")
         to.parent.mkdir(parents=True, exist_ok=True)
         if self.objects.pull(f"{self.folder}/{file.sha256}", to) != (file.sha256, file.size):
-            raise StoreError(
-                f"{file.path} of the kept work of {self.key[:12]} is not what it was; remove {self.folder}/ from "
-                f"{self.objects.location} to begin anew"
-            )
+            raise CorruptArtifact(f"{file.path} of the kept work of {self.key[:12]} is not what it was")
 
     # --- on the host that works ---
 
@@ -125,17 +132,12 @@ class KeptWork:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
-        if self._waiting is not None:
-            remove_folder(self._waiting)
 
     def discard(self) -> None:
         """Removes the work from the bucket: the index first."""
-        with self._changed:
-            if self._waiting is not None:
-                remove_folder(self._waiting)
-            self._waiting = None
+        self._discarded = True
         self.end()
-        if self._tag is not None:
+        if self._tag is not None or self._thread is not None:
             self.objects.delete([self._index])
             self.objects.delete([entry.name for entry in self.objects.entries(self.folder)])
             self._tag = None
@@ -168,7 +170,8 @@ class KeptWork:
             if snapshot is None:
                 return
             try:
-                self._upload(snapshot)
+                if not self._discarded:
+                    self._upload(snapshot)
             except (MartletError, OSError) as error:
                 logger.warning("the work on %s could not be kept for other hosts: %s", self.key[:12], error)
             finally:
@@ -178,11 +181,9 @@ class KeptWork:
         found = [path for path in snapshot.rglob("*") if path.is_file()]
         files = {path: File(str(path.relative_to(snapshot)), path.stat().st_size, self._hash(path)) for path in found}
         missing = {file.sha256: path for path, file in files.items() if file.sha256 not in self._there}
-        in_threads(
-            lambda item: self.objects.push(f"{self.folder}/{item[0]}", item[1], item[1].stat().st_size),
-            missing.items(),
-            UPLOADS,
-        )
+        in_threads(lambda item: self._push(*item), missing.items(), UPLOADS)
+        if self._discarded:
+            return
         state = os.urandom(8).hex()
         record = {"state": state, "host": os.uname().nodename, "files": [asdict(file) for file in files.values()]}
         if not self._write_index(record):
@@ -193,6 +194,10 @@ class KeptWork:
         self._there = names
         sent = sum(path.stat().st_size for path in missing.values())
         logger.debug("kept work on %s: %d files, %.1f MB sent", self.key[:12], len(files), sent / 1e6)
+
+    def _push(self, sha256: str, path: Path) -> None:
+        if not self._discarded:
+            self.objects.push(f"{self.folder}/{sha256}", path, path.stat().st_size, over=True)
 
     def _write_index(self, record: Mapping[str, Any]) -> bool:
         data = json.dumps(record).encode()

@@ -81,11 +81,12 @@ def test_what_is_there_is_not_uploaded_again(host: Host, bucket: Bucket, model: 
 
 def test_a_blob_of_another_size_is_uploaded_anew(host: Host, bucket: Bucket, model: Path) -> None:
     ref = host("a").put(model, "model")
-    large = max(bucket.names("blobs"), key=lambda name: len(bucket.read(name)))
-    bucket.write(large, b"cut short")
+    before = {name: bucket.read(name) for name in bucket.names("blobs")}
+    for name in before:
+        bucket.write(name, b"of another size")
     assert not host("c").is_whole(ref)
     assert host("b").put(model, "model") == ref
-    assert bucket.read(large) == LARGE
+    assert {name: bucket.read(name) for name in bucket.names("blobs")} == before
 
 
 def test_a_blob_that_was_changed_in_the_bucket_is_noticed(
@@ -98,9 +99,25 @@ def test_a_blob_that_was_changed_in_the_bucket_is_noticed(
     with pytest.raises(CorruptArtifact, match=r"model\.safetensors of model sha256:\w{12} is not what it was"):
         other.check_out(ref, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    problems = verify(other, [ref]).problems
-    assert [(problem.path, problem.what) for problem in problems] == [("model.safetensors", "damaged")]
+    assert bucket.names("quarantine")
+    assert not other.is_whole(ref)
     other.check_out(ref, tmp_path / "small", ["*.json"])
+    assert host("c").put(model, "model") == ref
+    other.check_out(ref, tmp_path / "out")
+    assert read(tmp_path / "out") == MODEL
+
+
+def test_verification_reads_every_byte_and_moves_nothing(host: Host, bucket: Bucket, model: Path) -> None:
+    store = host("a")
+    ref = store.put(model, "model")
+    assert verify(store).problems == ()
+    small = min(bucket.names("blobs"), key=lambda name: len(bucket.read(name)))
+    bucket.write(small, b"[]")
+    assert [(problem.path, problem.what) for problem in verify(store, [ref]).problems] == [
+        ("config.json", "damaged"),
+        ("sub/copy.json", "damaged"),
+    ]
+    assert bucket.read(small) == b"[]"
 
 
 def test_a_blob_that_is_gone_is_noticed(host: Host, bucket: Bucket, model: Path, tmp_path: Path) -> None:

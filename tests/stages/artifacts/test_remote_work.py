@@ -16,7 +16,7 @@ import pytest
 
 from stages.artifacts.remote_store import RemoteStore
 from stages.context import Context
-from stages.errors import DataError, Interrupted, StageFailed, StoreError
+from stages.errors import DataError, Interrupted, StageFailed
 from stages.run import plan_stage, run_stage
 
 from .conftest import Bucket
@@ -154,23 +154,34 @@ def test_work_that_was_ended_elsewhere_is_not_gone_on_from(host: Host, bucket: B
     assert content(store) == {}
 
 
-def test_damaged_work_is_one_clear_line(host: Host, bucket: Bucket) -> None:
+def test_damaged_work_is_passed_over(host: Host, bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    """And what is kept next takes its place."""
     store = host("a")
     with store.lease(KEY):
         store.keep_work(KEY, [checkpoint(store.scratch(KEY), 1)])
-    record = json.loads(bucket.read(f"scratch/{KEY}/work.json"))
-    bucket.write(f"scratch/{KEY}/{record['files'][0]['sha256']}", b"other")
+    name = f"scratch/{KEY}/work.json"
+    whole = bucket.read(name)
+    record = json.loads(whole)
+    unsafe = {**record, "files": [{**record["files"][0], "path": "../../outside"}]}
+    file = f"scratch/{KEY}/{record['files'][0]['sha256']}"
     other = host("b")
-    with (
-        pytest.raises(StoreError, match="of the kept work of abababababab is not what it was; remove"),
-        other.lease(KEY),
-    ):
-        other.scratch(KEY)
-    assert content(other) == {}
-    record["files"][0]["path"] = "../../outside"
-    bucket.write(f"scratch/{KEY}/work.json", json.dumps(record).encode())
-    with pytest.raises(StoreError, match="unsafe path"), other.lease(KEY):
-        other.scratch(KEY)
+    for index, content_of_file, message in [
+        (whole, b"other", "of the kept work of abababababab is not what it was"),
+        (json.dumps(unsafe).encode(), bucket.read(file), "unsafe path"),
+        (b"{", b"", "the list of the kept work of abababababab is damaged"),
+    ]:
+        bucket.write(name, index)
+        bucket.write(file, content_of_file)
+        with other.lease(KEY):
+            other.scratch(KEY)
+        assert content(other) == {}
+        assert message in caplog.text
+    with other.lease(KEY):
+        other.keep_work(KEY, [checkpoint(other.scratch(KEY), 2)])
+    last = host("c")
+    with last.lease(KEY):
+        last.scratch(KEY)
+    assert content(last)["work/checkpoint-2/weights"] == "weights 2"
 
 
 # --- stages ---
