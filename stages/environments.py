@@ -91,9 +91,9 @@ def interpreter(name: str) -> Path:
     if name == RUNNING:
         return Path(sys.executable)
     if environment.state != "ready":
-        raise MissingPackage(
-            f"environment {name} is {environment.state} ({environment.path}): run `martlet env create {name}`"
-        )
+        in_an_image = (PROJECT / ".content").exists()
+        cure = f"take the image martlet-{name}" if in_an_image else f"run `martlet env create {name}`"
+        raise MissingPackage(f"environment {name} is {environment.state} ({environment.path}): {cure}")
     return environment.python
 
 
