@@ -25,13 +25,16 @@ def comparison(record: SweepRecord) -> tuple[list[str], list[list[str]]]:
     """Headers and rows, best first, those without a figure last."""
     others = [name for name in ALSO if name != record.metric and any(name in row.metrics for row in record.rows)]
     priced = any(row.cost and row.cost["cost"] is not None for row in record.rows)
-    headers = [*record.axes, record.metric, *others, "seconds", *(["cost"] if priced else []), "stages", "run"]
+    headers = [*record.axes, record.metric, "best", *others, "seconds", *(["cost"] if priced else []), "stages", "run"]
     best = record.best
     rows = []
     for row in _ordered(record):
-        mark = " ← best" if row is best else ""
         cells = [compact(row.parameters[name]) for name in record.axes]
-        cells += [_figure(row.metrics.get(record.metric)) + mark, *(_figure(row.metrics.get(name)) for name in others)]
+        cells += [
+            _figure(row.metrics.get(record.metric)),
+            "←" if row is best else "",
+            *(_figure(row.metrics.get(name)) for name in others),
+        ]
         cells += [f"{row.seconds:.1f}", *([_cost(row)] if priced else [])]
         rows.append([*cells, row.work() if row.ok else f"failed: {row.error}", (row.run or "")[:8]])
     return headers, rows
@@ -59,7 +62,7 @@ def _cost(row: Row) -> str:
 def print_comparison(record: SweepRecord) -> None:
     """The table and what to do next."""
     headers, rows = comparison(record)
-    texts = {"stages", "run", *record.axes}
+    texts = {"best", "stages", "run", *record.axes}
     print_table(headers, rows, sys.stdout, numbers=[header for header in headers if header not in texts])
     print()
     best = record.best
@@ -68,7 +71,7 @@ def print_comparison(record: SweepRecord) -> None:
         figure = _figure(best.value(record.metric))
         print(f"best:    {best.title}, {record.metric} {figure} (the {direction} of {len(rows)})")
     else:
-        print(f"best:    none: no run has a {record.metric}")
+        print(f"best:    none: no run has measured {record.metric}")
     if record.picture:
         print(f"picture: {_relative(record.picture)}")
     if record.export is not None and record.export.get("output_dir"):
@@ -114,7 +117,7 @@ def draw_comparison(record: SweepRecord, path: Path) -> bool:
     axes = figure.add_subplot()
     for label, rows in _lines(record.rows, name).items():
         points = sorted(point for row in rows for point in _points(row, places[compact(row.parameters[name])], record))
-        axes.plot([x for x, _ in points], [y for _, y in points], "o-", label=label or None)
+        axes.plot([x for x, _ in points], [y for _, y in points], "o-" if is_numeric else "o", label=label or None)
     [(x, y)] = _points(best, places[compact(best.parameters[name])], record)
     axes.plot([x], [y], "*", color="black", markersize=16, label=f"best: {y:.4f}", zorder=3)
     if is_numeric and min(places.values()) > 0 and max(places.values()) / min(places.values()) >= WIDE:

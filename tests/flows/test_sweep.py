@@ -179,7 +179,7 @@ def test_the_best_is_never_one_that_failed(tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
     print_comparison(record)
     lines = capsys.readouterr().out.splitlines()
-    assert "1.5000 ← best" in lines[1]
+    assert lines[1].split()[:4] == ["0.01", "4", "1.5000", "←"]
     assert "failed: train failed" in lines[4]
     assert SweepRecord.from_store(json.loads(json.dumps(record.to_store()))).to_json() == record.to_json()
 
@@ -189,7 +189,7 @@ def test_nothing_is_drawn_or_best_if_all_failed(tmp_path: Path, capsys: pytest.C
     assert not draw_comparison(record, tmp_path / "sweep.png")
     assert record.to_json()["best"] is None
     print_comparison(record)
-    assert "none: no run has a eval_loss" in capsys.readouterr().out
+    assert "none: no run has measured eval_loss" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,6 @@ def test_runs_that_start_together_compute_what_they_share_once(martlet: Martlet,
     for stage in ("download", "preprocess", "tokenize"):
         assert sorted(statuses(run)[stage] for run in runs) == ["cached", "ran"], stage
     assert [statuses(run)["train"] for run in runs] == ["ran", "ran"]
-    record = other.json("sweep", "sft.yaml", "--lora_rank", "2", "3")
-    assert {status for run in record["runs"] for status in statuses(run).values()} == {"cached"}
 
 
 @pytest.fixture(scope="module")
