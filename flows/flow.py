@@ -101,7 +101,9 @@ def _as_flow(
 ) -> Flow[..., dict[str, Any]]:
     """Gives Prefect the function, and the function its flat signature; `shown` are the form's first fields."""
     body.__name__ = pipeline.name.replace("-", "_")
-    made = FormFlow(
+    flat = signature(pipeline.arguments)
+    call_by(body, flat.replace(parameters=[*first, *flat.parameters.values(), *last]), pipeline.arguments, shown)
+    return FormFlow(
         body,
         name=pipeline.name,
         description=pipeline.help,
@@ -110,9 +112,6 @@ def _as_flow(
         validate_parameters=False,
         on_cancellation=[cancel_children],
     )
-    flat = signature(pipeline.arguments)
-    call_by(body, flat.replace(parameters=[*first, *flat.parameters.values(), *last]), pipeline.arguments, shown)
-    return made
 
 
 def _with_inputs(page: Callable[..., None], artifacts: dict[str, str]) -> Callable[[Any, Call], None]:

@@ -1,4 +1,4 @@
-"""A flow that is called by one signature and deployed with another: `FormFlow(body, name="sft", …)`.
+"""A flow that is called by one signature and deployed with another: `call_by(body, …)`, `FormFlow(body, …)`.
 
 Prefect makes the form of a deployment from the signature of the flow, and a call from that of the flow's function.
 """
@@ -6,7 +6,8 @@ Prefect makes the form of a deployment from the signature of the flow, and a cal
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,28 @@ from stages.stage import Stage
 __all__ = ["FormFlow", "call_by", "inputs_of"]
 
 
+@contextmanager
+def _without_signature(fn: Callable[..., Any]) -> Iterator[None]:
+    """Prefect makes a schema of all parameters of a new flow, which takes half a second and which nobody reads."""
+    signature = vars(fn).pop("__signature__")
+    try:
+        yield
+    finally:
+        vars(fn)["__signature__"] = signature
+
+
 class FormFlow(Flow[..., dict[str, Any]]):
     """A flow whose form is made when it is deployed, not at each of its runs."""
+
+    def __init__(self, fn: Callable[..., dict[str, Any]], **options: Any) -> None:
+        """Makes the flow of a function that `call_by` has prepared."""
+        with _without_signature(fn):
+            super().__init__(fn, **options)
+
+    def with_options(self, **options: Any) -> Flow[..., dict[str, Any]]:
+        """The same flow under another name, say: to be called, not to be deployed."""
+        with _without_signature(self.fn):
+            return super().with_options(**options)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -35,10 +56,7 @@ def call_by(
     arguments: type[Arguments],
     own: Mapping[str, inspect.Parameter] | None = None,
 ) -> None:
-    """Gives the function of a flow, once the flow is made, what it is called by and what its form is made of.
-
-    Before that Prefect would make a schema of all parameters, which takes half a second, and which nobody reads.
-    """
+    """Gives the function of a flow what it is called by, and what its form is made of."""
     body.__signature__ = signature  # type: ignore[attr-defined]
     body.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
     body.form = partial(form, arguments, own)  # type: ignore[attr-defined]
