@@ -214,6 +214,6 @@ STAGE = Stage(
     output="report",
     function=evaluate,
     need="gpu",
-    libraries=("bitsandbytes", "gptqmodel", "torch", "transformers"),
+    libraries=("bitsandbytes", "evaluate/evalscope", "gptqmodel", "torch", "transformers"),
     prepare=prepare,
 )

@@ -60,7 +60,8 @@ class Stage(Generic[A]):
         function: `function(arguments, inputs, out, context) -> metrics`. It reads only `inputs` (read-only paths)
             and `context.scratch`, and writes only into `out`, `context.attachments` and `context.scratch`.
         need: the work queue that it belongs to.
-        libraries: distributions whose version changes the output, and therefore the key.
+        libraries: distributions whose version changes the output, and therefore the key; `evaluate/evalscope` is the
+            one that the lock of the environment `evaluate` holds.
         cacheable: False where the point is an effect outside of the store.
         prepare: pins what moves before the key is made: a branch becomes a commit, a local path an input.
             It loads no model and is quick enough for `martlet plan`.

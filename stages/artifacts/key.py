@@ -44,8 +44,26 @@ def action_key(stage: Stage[Any], arguments: Arguments, inputs: Mapping[str, str
 
 
 def library_versions(distributions: Iterable[str]) -> dict[str, str | None]:
-    """The installed version of each distribution, None where it is not installed."""
-    return {name: _library_version(name) for name in sorted(distributions)}
+    """The version of each distribution, None where there is none.
+
+    Args:
+        distributions: what is installed here; as `environment/name`, what another environment's lock holds.
+    """
+    versions = {}
+    for distribution in sorted(distributions):
+        environment, _, name = distribution.rpartition("/")
+        versions[name] = _locked_version(environment, name) if environment else _library_version(name)
+    return versions
+
+
+@lru_cache
+def _locked_version(environment: str, distribution: str) -> str | None:
+    """What `containers/ENVIRONMENT/requirements.lock` pins: an environment that is not made from it is refused."""
+    from stages.environments import PROJECT
+
+    lock = PROJECT / "containers" / environment / "requirements.lock"
+    pinned = (line.split(" ")[0].partition("==") for line in lock.read_text().splitlines())
+    return next((pin.split("+")[0] for name, _, pin in pinned if name == distribution), None)
 
 
 @lru_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from stages.artifacts.hashing import canonical_json
-from stages.artifacts.key import action_key, compact, explain
+from stages.artifacts.key import action_key, compact, explain, library_versions
+from stages.registry import get_stage
 
 BODY: dict[str, Any] = {
     "stage": "train",
@@ -32,6 +34,15 @@ def without(part: str, name: str) -> dict[str, Any]:
 
 
 # --- keys ---
+
+
+def test_a_library_of_another_environment_is_the_one_in_its_lock() -> None:
+    """However the environment that runs this is made up."""
+    lock = Path(__file__).resolve().parents[3] / "containers" / "evaluate" / "requirements.lock"
+    (pinned,) = (line.partition("==")[2] for line in lock.read_text().splitlines() if line.startswith("evalscope=="))
+    found = library_versions(["evaluate/evalscope", "evaluate/no-such-distribution", "pydantic"])
+    assert found == {"evalscope": pinned, "no-such-distribution": None, "pydantic": version("pydantic")}
+    assert library_versions(get_stage("evaluate").libraries)["evalscope"] == pinned
 
 
 def test_a_key_is_the_same_in_another_process(tiny: ModuleType) -> None:
