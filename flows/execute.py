@@ -12,12 +12,15 @@ from typing import Any, cast
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 
+from flows.cost import add_cost
 from flows.dispatch import check_deployments
+from flows.naming import tag_run
 from flows.output import OutputFolder
-from flows.pipeline import Given, Pipeline, Step
+from flows.pipeline import Given, Known, Pipeline, Step
 from flows.plan import plan
 from flows.record import RunRecord, StageRecord
 from flows.tasks import HERE, How, Outcome, task_for
+from flows.ui import show_run
 from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store
@@ -79,6 +82,15 @@ class TaskCall:
         """Notes a stage that has nothing to do."""
         self.record.stages.append(StageRecord(stage, label, status="skipped", reason=reason))
 
+    def known(self, step: Step) -> Known:
+        """What a stage has given, which it has by now."""
+        outcome: Outcome = step.handle.state.result()
+        return Known(outcome.result.artifact, outcome.result.metrics)
+
+    def undecided(self, stage: str, reason: str, *, label: str = "") -> None:
+        """Never: everything before has run."""
+        raise AssertionError(f"{stage} is undecided in a run: {reason}")
+
     def _result(self, step: Step, state: State[Any]) -> StageResult:
         if state.is_completed():
             outcome: Outcome = state.result()
@@ -137,6 +149,7 @@ def execute(
     store: Store = open_store()
     context = get_run_context()
     record = RunRecord(id=str(context.flow_run.id), flow=pipeline.name, arguments=dict(given or {}))  # type: ignore[union-attr]
+    tag_run(context.flow_run)  # type: ignore[union-attr, arg-type]
     started = time.monotonic()
     try:
         planned = plan(pipeline, arguments, store)
@@ -153,5 +166,7 @@ def execute(
         record.seconds = time.monotonic() - started
         made = output.made if output else None
         record.output_dir = str(made.resolve()) if made else None
+        add_cost(record, store)
         store.save_run(record.to_store())
+        show_run(record, store)
     return record
