@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -161,3 +162,25 @@ def test_what_is_no_new_data_or_not_from_the_hub_is_no_event(
 def test_a_server_that_is_away_is_a_503_so_that_the_hub_sends_again(receiver_without_server: str) -> None:
     status, said = post(receiver_without_server, json.dumps(payload()).encode())
     assert (status, said["error"]) == (503, "the Prefect server did not take the event: send it again")
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_new_rows_start_the_retraining(receiver: str, prefect_environment: dict[str, str]) -> None:
+    from flows.automations import new_data
+
+    flow = api(prefect_environment, "flows/", {"name": "nightly-retrain"})["id"]
+    deployment = api(prefect_environment, "deployments/", {"name": "hooked", "flow_id": flow})["id"]
+    automation = new_data("nightly-retrain/hooked", ["org/fresh"], UUID(deployment))
+    api(prefect_environment, "automations/", automation.model_dump(mode="json"))
+
+    def runs() -> list[dict[str, Any]]:
+        wanted = {"deployments": {"id": {"any_": [deployment]}}}
+        return list(api(prefect_environment, "flow_runs/filter", wanted))
+
+    assert post(receiver, json.dumps(payload(name="org/stale")).encode()) == (200, {"emitted": True})
+    assert post(receiver, json.dumps(payload(name="org/fresh")).encode()) == (200, {"emitted": True})
+    wait_until(runs, 60)
+    [run] = runs()
+    assert run["state_type"] == "SCHEDULED"
+    assert run["created_by"]["type"] == "AUTOMATION"
