@@ -48,9 +48,9 @@ def describe(parameters: Mapping[str, Any]) -> str:
         parts.append(str(parameters["train_type"]))
     elif parameters.get("lora_rank"):
         parts.append(f"r{parameters['lora_rank']}")
-    if parameters.get("quant_method"):
-        bits = parameters.get("quant_bits")
-        parts.append(f"{parameters['quant_method']}-int{bits}" if bits else str(parameters["quant_method"]))
+    method, bits = parameters.get("quant_method"), parameters.get("quant_bits")
+    if method or bits:
+        parts.append("-".join([*([str(method)] if method else []), *([f"int{bits}"] if bits else [])]))
     return " · ".join(parts)
 
 

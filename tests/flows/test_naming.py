@@ -23,6 +23,7 @@ from stages.run import run_stage
         ({"model": "M", "dataset": ["pypi::llamafactory==0.9.5:data/alpaca.json#9", "b"]}, "M · alpaca +1"),
         ({"ckpt_dir": "output/M/checkpoint-20", "quant_method": "bnb", "quant_bits": 4}, "checkpoint-20 · bnb-int4"),
         ({"quant_method": "gptq"}, "gptq"),
+        ({"model": "M", "quant_bits": 8}, "M · int8"),
         ({}, ""),
     ],
 )  # fmt: skip
