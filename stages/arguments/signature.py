@@ -15,6 +15,7 @@ __all__ = ["MAIN", "given", "signature"]
 
 _MAIN = """
 model dataset use_hf model_revision ckpt_dir adapters
+retrain_from compare_by former_model
 train_type lora_rank lora_alpha lora_dropout target_modules
 num_train_epochs max_steps learning_rate per_device_train_batch_size gradient_accumulation_steps max_length
 val_dataset split_dataset_ratio system truncation_strategy
