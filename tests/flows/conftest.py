@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,11 +110,23 @@ def api(environment: dict[str, str], path: str, body: dict[str, Any]) -> Any:
         data=json.dumps(body).encode(),
         headers={"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
+    return _answer(request)
 
 
 def get(environment: dict[str, str], path: str) -> Any:
     """A GET from the Prefect server."""
-    with urllib.request.urlopen(f"{environment['PREFECT_API_URL']}/{path}", timeout=30) as response:
+    return _answer(urllib.request.Request(f"{environment['PREFECT_API_URL']}/{path}"))
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    """As Prefect's own client does, asks again where SQLite was busy (503)."""
+    for pause in (0.5, 1.0, 2.0, 4.0):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(pause)
+    with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
