@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stages.artifacts.hashing import in_threads
 from stages.artifacts.reference import ArtifactRef
 
 if TYPE_CHECKING:
@@ -29,21 +30,21 @@ def describe_ref(ref: ArtifactRef) -> str:
 
 def list_artifacts(store: Store) -> list[dict[str, Any]]:
     """One record an artifact, newest first: what it is, what made it and when, or where it was taken in from."""
-    records = []
-    for ref in store.artifacts():
-        manifests = store.manifests(ref)
-        newest = manifests[0] if manifests else None
-        records.append(
-            {
-                **ref.to_json(),
-                "stage": newest.stage if newest else None,
-                "key": newest.key if newest else None,
-                "made": newest.ended if newest else "",
-                "seconds": newest.seconds if newest else None,
-                "taken_in_from": store.taken_in_from(ref),
-            }
-        )
+    records = in_threads(lambda ref: _record(store, ref), store.artifacts())
     return sorted(records, key=lambda record: str(record["made"]), reverse=True)
+
+
+def _record(store: Store, ref: ArtifactRef) -> dict[str, Any]:
+    manifests = store.manifests(ref)
+    newest = manifests[0] if manifests else None
+    return {
+        **ref.to_json(),
+        "stage": newest.stage if newest else None,
+        "key": newest.key if newest else None,
+        "made": newest.ended if newest else "",
+        "seconds": newest.seconds if newest else None,
+        "taken_in_from": store.taken_in_from(ref),
+    }
 
 
 def show_artifact(store: Store, ref: ArtifactRef) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -174,7 +175,18 @@ def test_without_obstore(environment: pytest.MonkeyPatch) -> None:
     assert "needs the package obstore, which is not installed" in str(error)
 
 
-def test_a_full_cache_says_which_variable(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_local_store_does_not_load_obstore(tmp_path: Path) -> None:
+    code = (
+        "import sys; from stages.artifacts.store import open_store; import stages.run; open_store(sys.argv[1]);"
+        "print([name for name in sys.modules if name.startswith(('obstore', 'stages.artifacts.remote'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_cache_that_cannot_be_made_says_which_variable(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MARTLET_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreError, match=r"the cache .*Not a directory"):
