@@ -151,7 +151,10 @@ class Attempt:
 
     def _keep(self, checkpoints: Sequence[Path]) -> None:
         """Keeps checkpoints, and the logs up to them, where another host finds them should this one die."""
-        self.store.keep_work(self.request.key, checkpoints, self.folder / ATTACHMENTS)
+        try:
+            self.store.keep_work(self.request.key, checkpoints, self.folder / ATTACHMENTS)
+        except MartletError as problem:
+            self.log.warning("%s: this checkpoint stays on this host: %s", self.stage.name, problem)
 
     def _failed(self, error: Exception) -> StageFailed:
         """The one line of a breakdown; its traceback goes to the scratch folder, which is kept."""

@@ -48,7 +48,8 @@ ADVICE = {
 REASONS = {
     "Missing AccessKeyId": "there is no access key: set AWS_ACCESS_KEY_ID",
     "Missing SecretAccessKey": "there is no secret key: set AWS_SECRET_ACCESS_KEY",
-    "/latest/api/token": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "/latest/api/token": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (profiles in "
+    "~/.aws are not read)",
     "dns error": "the endpoint's name is not known: check AWS_ENDPOINT_URL",
     "Connection refused": "the connection is refused: is the server running, is AWS_ENDPOINT_URL right?",
     "UnknownIssuer": "the endpoint's certificate is of an authority that this machine does not know",
@@ -98,6 +99,8 @@ class Objects:
         # Options that are given replace those that obstore would take from the environment.
         options: Any = {"connect_timeout": CONNECT, "read_timeout": STALLED, "timeout": timeout}
         options["allow_http"] = _allows_http()
+        if authorities := _authorities(self.location):
+            options["root_certificate"] = authorities
         store: S3Store = self._obstore.store.S3Store(
             self._bucket, prefix=self._prefix or None, client_options=options, retry_config=retries
         )
@@ -271,6 +274,16 @@ class Objects:
 
 def _allows_http() -> bool:
     return os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
+
+
+def _authorities(location: str) -> bytes | None:
+    """The certificates that AWS_CA_BUNDLE names, which obstore does not read by itself."""
+    if not (path := os.environ.get("AWS_CA_BUNDLE")):
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"the store {location}: AWS_CA_BUNDLE={path} cannot be read: {error.strerror}") from error
 
 
 def _check_endpoint(location: str) -> None:

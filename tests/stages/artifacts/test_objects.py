@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import BaseError
 
 from stages.artifacts.store import open_store
 from stages.errors import MartletError, MissingPackage, StoreError, UserError
@@ -58,7 +59,7 @@ def refused(location: str, within_seconds: float = 10.0) -> MartletError:
     text = str(caught.value)
     assert "\n" not in text
     assert SECRET not in text
-    assert caught.value.__cause__ is None
+    assert not isinstance(caught.value.__cause__, BaseError)
     return caught.value
 
 
@@ -108,6 +109,7 @@ def test_a_name_that_is_not_known(environment: pytest.MonkeyPatch) -> None:
         ({"AWS_ENDPOINT_URL": "nonsense"}, "AWS_ENDPOINT_URL is no URL: give https://host"),
         ({"AWS_ENDPOINT_URL": f"http://key:{SECRET}@127.0.0.1:1"}, "AWS_ENDPOINT_URL holds credentials"),
         ({"AWS_ACCESS_KEY_ID": None}, "there is no access key: set AWS_ACCESS_KEY_ID"),
+        ({"AWS_CA_BUNDLE": "/no/such/file"}, "AWS_CA_BUNDLE=/no/such/file cannot be read: No such file"),
         ({"AWS_SECRET_ACCESS_KEY": None}, "there is no secret key: set AWS_SECRET_ACCESS_KEY"),
         (
             {
