@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ class Host:
         name: of its namespace.
         address: its own, as the server's log has it.
         server: the server's, as it sees it.
+        cable: the server's end of its cable, and the namespace that it is in.
         disk: its folder; a mount namespace hides those of the others.
         hidden: those.
     """
@@ -44,8 +46,14 @@ class Host:
     name: str
     address: str
     server: str
+    cable: tuple[str, str]
     disk: Path
     hidden: Path
+
+    def plug(self, state: str) -> None:
+        """Pulls its cable (`down`), or puts it back (`up`)."""
+        namespace, cable = self.cable
+        ip("-n", namespace, "link", "set", cable, state)
 
     def command(self, words: list[str]) -> list[str]:
         """A command line on this host."""
@@ -152,7 +160,8 @@ def make_world(server: Server, names: list[str], folder: Path) -> World:
         for name in ("home", "tmp", "cache"):
             (disk / name).mkdir(parents=True)
         hidden = folder / f"disk-{'b' if letter == 'a' else 'a'}"
-        hosts.append(Host(names[number], f"10.213.{number}.2", f"10.213.{number}.1", disk, hidden))
+        cable = (names[0], f"ms{os.getpid() % 100_000}{letter}")
+        hosts.append(Host(names[number], f"10.213.{number}.2", f"10.213.{number}.1", cable, disk, hidden))
     keys = credentials("")
     client = boto3.client(
         "s3",
@@ -238,3 +247,47 @@ def test_two_hosts(world: World, tiny_model: Path, alpaca_file: Path) -> None:
     assert {node["stage"] for node in lineage} == {"train", "tokenize", "download", "preprocess", None}
     b.run([*artifacts, "export", listed[0]["digest"], str(b.disk / "exported")], location)
     assert (b.disk / "exported" / "adapter_model.safetensors").is_file()
+
+
+REPEAT = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tiny import REPEAT, TinyArguments
+from stages.artifacts.store import open_store
+from stages.errors import MartletError
+from stages.run import run_stage
+store = open_store()
+store.lease_seconds = 2.0
+Path("text.txt").write_text("the same on both")
+arguments, inputs = TinyArguments(pause_seconds=0.5), {"text": Path("text.txt")}
+try:
+    result = run_stage(REPEAT, arguments, inputs, store=store, on_wait=lambda who: print(who, flush=True))
+    print(json.dumps(result.to_json()))
+except MartletError as error:
+    print(json.dumps({"status": "failed", "error": str(error)}))
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_was_cut_off_does_not_commit_over_the_one_that_took_over(world: World, tiny: ModuleType) -> None:
+    """Its cable is pulled while it computes, for longer than its lease; both clocks may be what they are."""
+    a, b, location = world.a, world.b, world.bucket.location
+    words = ["-c", REPEAT, str(Path(str(tiny.__file__)).parent)]
+    first = a.start(words, location)
+    while not world.bucket.names("leases"):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    a.plug("down")
+    second = b.run(words, location).splitlines()
+    assert second[0].startswith("process ")
+    a.plug("up")
+    late = json.loads(first.communicate(timeout=120)[0].splitlines()[-1])
+    assert late["status"] == "failed"
+    assert "the lease on" in late["error"]
+    assert "was lost" in late["error"]
+    done = json.loads(second[-1])
+    assert done["status"] == "ran"
+    again = json.loads(a.run(words, location).splitlines()[-1])
+    assert (again["status"], again["artifact"]) == ("cached", done["artifact"])
+    assert world.bucket.names("leases") == []
