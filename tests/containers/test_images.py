@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,26 @@ def test_a_change_of_the_code_builds_in_seconds(docker: Docker, core_image: str,
     assert time.monotonic() - started < 20
 
 
+def test_an_image_knows_its_content(docker: Docker, core_image: str, base_image: str, tmp_path: Path) -> None:
+    """The same files give the same digest; another line of code another one."""
+
+    def content(image: str) -> str:
+        return docker("run", "--rm", image, "cat", "/opt/martlet/.content")
+
+    before = content(core_image)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", before)
+    for name in ("containers", "stages", "flows", "configs"):
+        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("prefect.yaml", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    assert content(built(docker, base_image, "core", tmp_path, "martlet-test-copy")) == before
+    with (tmp_path / "stages" / "merge.py").open("a") as file:
+        file.write("# changed\n")
+    changed = built(docker, base_image, "core", tmp_path, "martlet-test-copy")
+    assert content(changed) != before
+    docker("image", "rm", changed)
+
+
 def test_a_stage_runs_read_only_as_a_user_without_rights(docker: Docker, core_image: str, volume: str) -> None:
     rows = "query,response\\na,b\\nc,d\\n"
     script = f"printf '{rows}' > /scratch/rows.csv && python -m stages preprocess --dataset /scratch/rows.csv --json"
@@ -143,6 +164,14 @@ def test_sigterm_reaches_the_first_process(docker: Docker, core_image: str) -> N
         assert docker("inspect", "--format", "{{.State.ExitCode}}", container) == "143"
     finally:
         docker("rm", "--force", "--volumes", container)
+
+
+def test_an_image_without_an_environment_names_the_one_that_has_it(docker: Docker, core_image: str) -> None:
+    code = "from stages.environments import interpreter; interpreter('evaluate')"
+    done = docker.run("run", "--rm", core_image, "python", "-c", code)
+    assert (
+        "environment evaluate is missing (/opt/environments/evaluate): take the image martlet-evaluate" in done.stderr
+    )
 
 
 def test_evaluate_stands_on_core_and_finds_its_own_environment(docker: Docker, evaluate_image: str) -> None:

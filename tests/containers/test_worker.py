@@ -1,153 +1,85 @@
-"""A Prefect docker worker for real: stages of a deployment in containers, killed, stopped and cancelled."""
+"""Docker workers asked from the host, whose paths are others than the containers'; and what they are asked in vain."""
 
 from __future__ import annotations
 
-import subprocess
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stages.arguments import DownloadArguments, PreprocessArguments, TokenizeArguments
 from stages.artifacts.store import open_store
-from stages.environments import interpreter
-from stages.errors import MissingPackage
-from stages.registry import get_stage
-from stages.run import run_stage
-from tests.containers.conftest import Docker, Server
-from tests.flows.conftest import prefect_environment, wait_until
+from tests.containers.conftest import Docker, Stack
 
-pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.environment, pytest.mark.slow]
-
-POOL = "containers"
-__all__ = ["prefect_environment"]
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the host; the containers have it as /store."""
-    return tmp_path_factory.mktemp("host-store")
+def on_host(stack: Stack, docker: Docker, core_image: str, as_me: str) -> Iterator[Path]:
+    """A store in a folder of the host, which containers have as /store; the image by its id."""
+    store = stack.given.with_name("host-store")
+    store.mkdir()
+    before = {"image": core_image, "volumes": stack.volumes, "user": "1000:1000"}
+    image = docker("image", "inspect", "--format", "{{.Id}}", core_image)
+    text = stack.set_up(image=image, volumes=[f"{store}:/store", *stack.volumes[1:]], user=as_me)
+    assert "work pool martlet: updated (docker)" in text
+    yield store
+    stack.set_up(**before)
 
 
-@pytest.fixture(scope="module")
-def server(docker: Docker, prefect_environment: dict[str, str], core_image: str, store: Path) -> Iterator[Server]:
-    """A server, and one docker worker for both queues."""
-    try:
-        python = interpreter("worker")
-    except MissingPackage as missing:
-        pytest.skip(str(missing))
-    server = Server(prefect_environment["PREFECT_API_URL"])
-    server.make_pool(POOL)
-    log = (store.parent / "worker.log").open("w")
-    queues = ["--work-queue", "cpu", "--work-queue", "gpu"]
-    command = [str(python), "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "docker", *queues]
-    worker = subprocess.Popen(command, env=prefect_environment, stdout=log, stderr=subprocess.STDOUT, cwd=store.parent)
-    try:
-        yield server
-    finally:
-        # A worker that is told to end waits for its containers; there are some only where a test has failed.
-        for container in docker("ps", "--quiet", "--filter", f"label=io.prefect.work-pool-name={POOL}").split():
-            docker.run("rm", "--force", "--volumes", container)
-        worker.terminate()
-        worker.wait(60)
-        log.close()
-
-
-@pytest.fixture(scope="module")
-def variables(core_image: str, store: Path, as_me: str) -> dict[str, Any]:
-    """Job variables: the image under test, the host's folder as the store, which the tests' own user can write."""
-    return {"image": core_image, "image_pull_policy": "Never", "volumes": [f"{store}:/store"], "user": as_me}
-
-
-@pytest.fixture
-def inputs(store: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, alpaca_file: Path) -> dict[str, str]:
-    """Digests of a model and of tokens, made on the host."""
-    monkeypatch.setenv("MARTLET_STORE", str(store))
-    model = run_stage(get_stage("download"), DownloadArguments(model=str(tiny_model)), {}, store=open_store()).artifact
-    given = PreprocessArguments(dataset=[str(alpaca_file)])
-    rows = run_stage(get_stage("preprocess"), given, {}, store=open_store()).artifact
-    sources = {"dataset": rows, "model": model}
-    tokens = run_stage(get_stage("tokenize"), TokenizeArguments(), sources, store=open_store()).artifact
-    return {"model": model.digest, "tokens": tokens.digest}
-
-
-def container_of(docker: Docker, flow_run: str) -> str:
-    """The container in which a flow run runs."""
-    return docker("ps", "--quiet", "--filter", f"label=io.prefect.flow-run-id={flow_run}")
-
-
-def checkpoints(store: Path) -> int:
-    """How many whole checkpoints interrupted runs have left."""
-    return len(list((store / "scratch").glob("*/work/checkpoint-*/trainer_state.json")))
-
-
-def task_state(server: Server, flow_run: str) -> str:
-    """The name of the state in which the stage's newest task ended: Completed, Cached, Resumed."""
-    found = server.post(
-        "task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}, "sort": "EXPECTED_START_TIME_DESC"}
+def test_a_flow_on_the_host_runs_its_stages_in_containers(
+    stack: Stack, docker: Docker, core_image: str, on_host: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    rows = stack.given / "rows.jsonl"
+    recipe.write_text(
+        f"flow: sft\nmodel: {stack.given / 'tiny-llama'}\ndataset: [{rows}]\nmax_steps: 3\nmax_length: 128\n"
     )
-    return str(found[0]["state_name"])
-
-
-def test_a_stage_runs_in_a_container_and_its_artifact_is_in_the_hosts_store(
-    server: Server, variables: dict[str, Any], store: Path, inputs: dict[str, str], core_image: str
-) -> None:
-    train = server.deploy(POOL, "gpu", "train", variables)
-    done = server.wait(server.start(train, **inputs, max_steps=3))
-    assert done["state_name"] == "Completed", done["state"]
-    assert task_state(server, done["id"]) == "Completed"
-    opened = open_store(str(store))
-    adapters = [reference for reference in opened.artifacts() if reference.kind == "adapter"]
-    assert len(adapters) == 1
-    assert opened.is_whole(adapters[0])
-    machine = opened.manifests(adapters[0])[0].machine
-    assert machine["image"] == core_image
+    words = ["-m", "flows.cli", "run", str(recipe), "--run_on", "workers", "--json"]
+    done = stack.host(*words, MARTLET_STORE=str(on_host))
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert {stage["status"] for stage in record["stages"]} <= {"ran", "skipped"}
+    adapter = next(stage["artifact"]["digest"] for stage in record["stages"] if stage["stage"] == "train")
+    store = open_store(str(on_host))
+    machine = store.manifests(store.find(adapter))[0].machine
+    assert machine["image"] == docker("image", "inspect", "--format", "{{.Id}}", core_image)
+    assert machine["image_content"] == docker("run", "--rm", core_image, "cat", "/opt/martlet/.content")
     assert machine["commit"]
-
-    merge = server.deploy(POOL, "cpu", "merge", variables)
-    merged = server.wait(server.start(merge, model=inputs["model"], adapter=adapters[0].digest))
-    assert merged["state_name"] == "Completed", merged["state"]
-    again = server.wait(server.start(merge, model=inputs["model"], adapter=adapters[0].digest))
-    assert task_state(server, again["id"]) == "Cached"
+    assert (Path(record["output_dir"]) / "checkpoint-3" / "adapter_model.safetensors").is_file()
 
 
-def test_after_a_killed_container_the_next_one_resumes(
-    docker: Docker, server: Server, variables: dict[str, Any], store: Path, inputs: dict[str, str]
+GPUS = [{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}]
+IN_VAIN: list[tuple[str, dict[str, Any], str, str]] = [
+    ("no image", {"image": "martlet-no-such"}, "Crashed", "No such image: martlet-no-such:latest"),
+    ("no GPU", {"device_requests": GPUS}, "Crashed", 'could not select device driver "nvidia"'),
+    ("store of another user", {}, "Failed", "StoreError: cannot write to the store /store: Permission denied"),
+]
+
+
+@pytest.mark.parametrize(("case", "variables", "state", "says"), IN_VAIN, ids=[each[0] for each in IN_VAIN])
+def test_what_cannot_work_is_one_line_and_no_silent_wait(
+    case: str, variables: dict[str, Any], state: str, says: str, stack: Stack, docker: Docker, tmp_path: Path
 ) -> None:
-    train = server.deploy(POOL, "gpu", "train", variables)
-    parameters = {**inputs, "max_steps": 300, "save_steps": 20, "learning_rate": 3e-4}
-    first = server.start(train, **parameters)
-    wait_until(lambda: checkpoints(store) >= 2, 90)
-    docker("kill", container_of(docker, first))
-    assert server.wait(first, seconds=30)["state_name"] == "Crashed"
-    second = server.wait(server.start(train, **parameters))
-    assert second["state_name"] == "Completed", second["state"]
-    assert task_state(server, second["id"]) == "Resumed"
-    assert checkpoints(store) == 0
+    if case == "no GPU" and '"nvidia"' in docker("info", "--format", "{{json .Runtimes}}"):
+        pytest.skip("this daemon has NVIDIA's runtime")
+    if case == "store of another user":
+        tmp_path.chmod(0o755)
+        variables = {"volumes": [f"{tmp_path}:/store", *stack.volumes[1:]], "user": "4242:4242"}
+    done = stack.wait(stack.start("download/cpu", variables, model="/given/tiny-llama"))
+    assert done["state_name"] == state
+    assert says in done["state"]["message"]
+    assert "\n" not in done["state"]["message"]
 
 
-def test_a_stopped_container_gives_its_run_back_to_the_queue(
-    docker: Docker, server: Server, variables: dict[str, Any], store: Path, inputs: dict[str, str]
-) -> None:
-    """As when its machine shuts down: SIGTERM, and the same run goes on in another container."""
-    train = server.deploy(POOL, "gpu", "train", variables)
-    run = server.start(train, **inputs, max_steps=300, save_steps=20, learning_rate=4e-4)
-    wait_until(lambda: checkpoints(store) >= 2, 90)
-    docker("stop", "--time", "30", container_of(docker, run))
-    done = server.wait(run)
-    assert done["state_name"] == "Completed", done["state"]
-    assert task_state(server, run) == "Resumed"
-
-
-def test_cancelling_reaches_the_container_which_saves_and_is_gone(
-    docker: Docker, server: Server, variables: dict[str, Any], store: Path, inputs: dict[str, str]
-) -> None:
-    train = server.deploy(POOL, "gpu", "train", variables)
-    run = server.start(train, **inputs, max_steps=30000, save_steps=100, learning_rate=5e-4)
-    wait_until(lambda: checkpoints(store) >= 1, 90)
-    server.post(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    assert server.wait(run, seconds=60)["state_name"] == "Cancelled"
-    wait_until(lambda: not container_of(docker, run), 30)
-    saved = {int(path.name.split("-")[1]) for path in (store / "scratch").glob("*/work/checkpoint-*")}
-    assert any(step % 100 for step in saved), saved
+def test_a_flow_says_what_its_worker_could_not_start(stack: Stack, on_host: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    rows = stack.given / "rows.jsonl"
+    recipe.write_text(f"flow: sft\nmodel: {stack.given / 'tiny-llama'}\ndataset: [{rows}]\nmax_length: 64\n")
+    words = ["-m", "flows.cli", "run", str(recipe), "--run_on", "workers"]
+    stack.set_up(image="martlet-no-such")
+    done = stack.host(*words, exit_code=1, MARTLET_STORE=str(tmp_path / "store"))
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "download/cpu" in errors[0]
+    assert "No such image: martlet-no-such" in errors[0]
