@@ -21,6 +21,7 @@ from flows.output import OutputFolder
 from flows.pipeline import RUN_ON, Call, Given, Pipeline
 from flows.record import RunRecord
 from flows.tasks import HERE, How
+from flows.ui.logs import say_errors_in_one_line
 from stages.arguments.base import Arguments
 from stages.arguments.signature import given, signature
 from stages.artifacts.store import open_store
@@ -101,6 +102,7 @@ def _as_flow(
 ) -> Flow[..., dict[str, Any]]:
     """Gives Prefect the function, and the function its flat signature; `shown` are the form's first fields."""
     body.__name__ = pipeline.name.replace("-", "_")
+    say_errors_in_one_line()
     flat = signature(pipeline.arguments)
     call_by(body, flat.replace(parameters=[*first, *flat.parameters.values(), *last]), pipeline.arguments, shown)
     return FormFlow(
