@@ -30,6 +30,8 @@ ROWS = re.compile(r"\.(jsonl?|csv|parquet|txt)(\.gz)?$")
 BY_PREFECT = re.compile(r"[A-Za-z]+-[A-Za-z]+")
 """The names that Prefect thinks of: vigilant-monkey, and in its form Practical-Kishu. Others are a user's."""
 MAX_TAGGED_DATASETS = 3
+UNKNOWN = "artifact"
+"""Stands beside the parameters for an artifact that the store does not know."""
 LOCAL = "local::"
 """How a stage's arguments speak of a file that is handed in as an input."""
 HANDED_IN = {"source": "model", "model": "model", "dataset": "dataset"}
@@ -39,7 +41,7 @@ HANDED_IN = {"source": "model", "model": "model", "dataset": "dataset"}
 def describe(parameters: Mapping[str, Any]) -> str:
     """The model, the data and what is unusual about the training, as far as they were given."""
     parts = []
-    if model := _model(parameters):
+    if model := _model(parameters) or parameters.get(UNKNOWN):
         parts.append(model)
     datasets = _datasets(parameters)
     if datasets:
@@ -126,7 +128,7 @@ def _facts(parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {**known_of(digests, open_store()), **given}
     except MartletError:  # the run itself will say what is wrong with them
         kind, digest = next(iter(digests.items()))
-        return {**given, "model": f"{kind} {digest.removeprefix('sha256:')[:8]}"}
+        return {**given, UNKNOWN: f"{kind} {digest.removeprefix('sha256:')[:8]}"}
 
 
 def _stands_for_another(value: Any) -> bool:
