@@ -207,8 +207,8 @@ class Workers:
                     silent_until = time.monotonic() + 10 * SILENCE_SECONDS
                     print(f"sweep: {advice(client, found, found.name)}", file=sys.stderr, flush=True)
             parent = client.read_flow_run(self.parent).state
-            if parent is not None and (parent.is_cancelling() or parent.is_cancelled()):
-                raise Interrupted("the sweep was cancelled, and with it its runs")
+            if parent is not None and (parent.is_cancelling() or parent.is_final()):
+                raise Interrupted(f"the sweep was ended on the server ({parent.name}), and with it its runs")
             time.sleep(POLL_SECONDS)
         return [(str(run), ended[run]) for run in runs]
 
