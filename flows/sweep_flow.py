@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling, Failed
+from prefect.states import Cancelled, Cancelling, Failed
 
 from flows.comparison import draw_comparison, show_comparison
 from flows.dispatch import cancel_children
@@ -72,6 +72,9 @@ def sweep(
     store, started = open_store(), time.monotonic()
     try:
         _run(record, store, parameters, export_best, Workers(run.id, run.run_count) if run_on == "workers" else None)
+    except Interrupted as error:
+        record.error, record.exit_code = str(error), error.exit_code
+        return Cancelled(message=str(error))
     except MartletError as error:
         record.error, record.exit_code = str(error), error.exit_code
         raise
