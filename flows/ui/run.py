@@ -55,7 +55,16 @@ def summary(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
         parts.append(_how_to_go_on(record))
     currency = (record.cost or {}).get("currency") or ""
     rows = [_row(line, manifests.get(line.title)) for line in record.stages]
-    headers = ["stage", "", "took", "saved", "memory", f"cost, {currency}" if currency else "cost", "result", "size"]
+    headers = [
+        "stage",
+        "",
+        "took",
+        "saved",
+        "memory",
+        f"cost,\u00a0{currency}" if currency else "cost",
+        "result",
+        "size",
+    ]
     parts += [table(headers, rows, right=(2, 3, 4, 5, 7)), evaluations(record)]
     skipped = [f"- {line.title}: {line.reason}" for line in record.stages if line.status == "skipped"]
     if skipped:

@@ -75,7 +75,7 @@ def _is_score(value: Any) -> bool:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
-    """A Markdown table; empty without rows.
+    """A Markdown table without the columns in which nothing stands; empty without rows.
 
     Args:
         headers: of the columns.
@@ -84,10 +84,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Itera
     """
     aligned = set(right)
     cells = [[_cell(cell, column in aligned) for column, cell in enumerate(row)] for row in rows]
-    if not cells:
-        return ""
+    filled = [column for column in range(len(headers)) if any(row[column] for row in cells)]
     rule = ["---:" if column in aligned else "---" for column in range(len(headers))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [list(headers), rule, *cells])
+    lines = [[line[column] for column in filled] for line in (list(headers), rule, *cells)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if filled else ""
 
 
 def _cell(text: str, is_figure: bool) -> str:

@@ -50,6 +50,11 @@ def test_cells_stay_in_their_row() -> None:
     assert table(["a"], []) == ""
 
 
+def test_a_column_in_which_nothing_stands_is_left_out() -> None:
+    text = table(["stage", "took", "size"], [["train", "", "4 MB"], ["merge", "", "9 MB"]], right=[1, 2])
+    assert text.splitlines()[:2] == ["| stage | size |", "| --- | ---: |"]
+
+
 @pytest.mark.parametrize(
     ("metrics", "text"),
     [
