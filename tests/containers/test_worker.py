@@ -53,7 +53,7 @@ GPUS = [{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}]
 IN_VAIN: list[tuple[str, dict[str, Any], str, str]] = [
     ("no image", {"image": "martlet-no-such"}, "Crashed", "No such image: martlet-no-such:latest"),
     ("no GPU", {"device_requests": GPUS}, "Crashed", 'could not select device driver "nvidia"'),
-    ("store of another user", {}, "Failed", "StoreError: cannot write to the store /store: Permission denied"),
+    ("store of another user", {}, "Failed", "cannot write to the store /store: Permission denied"),
 ]
 
 
