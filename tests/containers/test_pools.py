@@ -111,7 +111,7 @@ def test_a_container_has_no_more_than_it_needs(render: Render) -> None:
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_nothing_of_the_workers_own_settings_gets_in(kind: str, render: Render) -> None:
     plain, told = render(kind, [{}, {"env": {"HF_HUB_OFFLINE": "1"}, "store": "s3://bucket/prefix"}])
-    assert plain["env"]["PREFECT_HOME"] == "/scratch/.prefect"
+    assert plain["env"]["PREFECT_HOME"] == "/tmp/prefect"
     assert plain["env"]["MARTLET_STORE"] == "/store"
     assert plain["env"]["MARTLET_IMAGE"] == "martlet-core"
     assert told["env"]["HF_HUB_OFFLINE"] == "1"
