@@ -46,6 +46,11 @@ FACTS = {
 }
 
 
+def _tag(name: str) -> dict[str, str | list[str]]:
+    """The events of runs with a tag: all of Martlet's have `martlet`, deployed flows also `flow`."""
+    return {"prefect.resource.id": f"prefect.tag.{name}", "prefect.resource.role": "tag"}
+
+
 def lost_run(within: timedelta = LOST_AFTER) -> AutomationCore:
     """Ends a run as Crashed whose heartbeat has stopped, so that its slot is free and a flow that waits starts anew."""
     return AutomationCore(
@@ -54,6 +59,7 @@ def lost_run(within: timedelta = LOST_AFTER) -> AutomationCore:
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_tag("martlet"),  # whoever else uses the server may beat less often
             for_each={"prefect.resource.id"},
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.*"},
@@ -74,6 +80,7 @@ def never_started(within: timedelta = STARTED_WITHIN) -> AutomationCore:
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_tag("martlet"),  # whoever else uses the server may beat less often
             for_each={"prefect.resource.id"},
             after={"prefect.flow-run.Pending"},
             expect={"prefect.flow-run.*"},
@@ -97,7 +104,7 @@ def failed_flow(name: str, action: Any) -> AutomationCore:
         trigger=EventTrigger(
             posture=Posture.Reactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.id": "prefect.tag.martlet", "prefect.resource.role": "tag"},
+            match_related=_tag("flow"),
             for_each={"prefect.resource.id"},
             expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
             threshold=1,

@@ -80,5 +80,5 @@ def test_every_flow_and_every_stage_is_deployed_on_the_queue_that_it_needs() -> 
         assert (deployment["name"], deployment["work_pool"]["work_queue_name"], deployment["tags"]) == (
             need,
             need,
-            [need],
+            ["martlet", need],
         )

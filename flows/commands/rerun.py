@@ -94,6 +94,8 @@ def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], 
     from flows.quiet import start_prefect
 
     start_prefect()
+    from prefect import tags
+
     from flows.flow import flow_for
     from flows.tasks import How
 
@@ -105,7 +107,9 @@ def _run_stage(name: str, arguments: Arguments, inputs: dict[str, ArtifactRef], 
 
     pipeline = Pipeline(name.replace("_", "-"), page, type(arguments), f"the stage {name} by itself")
     flow = flow_for(pipeline, how=How(run_on, frozenset({name})))
-    return finish(flow(**given_parameters(arguments), return_state=True), as_json=as_json)
+    with tags("martlet"):
+        state = flow(**given_parameters(arguments), return_state=True)
+    return finish(state, as_json=as_json)
 
 
 def _rerun_from(store: Store, stage: str, run_id: str, flags: list[str], as_json: bool) -> int:

@@ -44,12 +44,16 @@ def run_request(request: Request, *, as_json: bool, force: frozenset[str] = froz
     output_folder(request.arguments)
     plan(request.pipeline, request.arguments, open_store())  # a wrong path is said now, not once Prefect has started
     start_prefect()
+    from prefect import tags
+
     from flows.flow import flow_for
     from flows.tasks import How
 
     how = How(request.run_on, force)
     flow = flow_for(request.pipeline, place=lambda arguments, _how: output_folder(arguments), how=how)
-    return finish(flow(**request.given, return_state=True), as_json=as_json)
+    with tags("martlet"):
+        state = flow(**request.given, return_state=True)
+    return finish(state, as_json=as_json)
 
 
 def finish(state: Any, *, as_json: bool) -> int:
