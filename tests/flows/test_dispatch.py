@@ -74,7 +74,11 @@ class Server:
     def _tasks(self, run: str) -> dict[str, str]:
         body = {"flow_runs": {"id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
         found = api(self.environment, "task_runs/filter", body)
-        return {task["name"]: task["state_name"] for task in found if "run_deployment" not in task["task_key"]}
+        return {
+            task["name"].split(" · ")[0]: task["state_name"]
+            for task in found
+            if "run_deployment" not in task["task_key"]
+        }
 
 
 @pytest.fixture(scope="module")
