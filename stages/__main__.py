@@ -37,7 +37,8 @@ OPTIONS = """options of every stage:
   --verbose                     debug lines, tracebacks among them
   --help                        this text
 
-The store is MARTLET_STORE, by default ~/.cache/martlet."""
+The store is MARTLET_STORE, a folder (by default ~/.cache/martlet) or s3://bucket/prefix, whose address and credentials
+are AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and whose local part is in MARTLET_CACHE."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 HEAVY = {
     "accelerate", "bitsandbytes", "datasets", "evalscope", "fastapi", "gptqmodel", "huggingface_hub", "matplotlib",
     "modelscope", "numpy", "optimum", "pandas", "peft", "prefect", "pyarrow", "rich", "safetensors", "tokenizers",
-    "torch", "transformers", "trl", "uvicorn",
+    "torch", "transformers", "trl", "uvicorn", "boto3", "obstore",
 }  # fmt: skip
 
 
