@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -34,8 +35,30 @@ def martlet(tmp_path_factory: pytest.TempPathFactory, prefect_environment: dict[
 
 
 @pytest.fixture(scope="module")
-def set_up(martlet: Martlet, hook: tuple[str, list[dict[str, Any]]]) -> str:
-    return martlet("setup", MARTLET_NOTIFY_WEBHOOK=hook[0]).stdout
+def set_up(martlet: Martlet, hook: tuple[str, list[dict[str, Any]]], mailbox: tuple[str, list[str]]) -> str:
+    return martlet("setup", MARTLET_NOTIFY_WEBHOOK=hook[0], MARTLET_NOTIFY_EMAIL=mailbox[0]).stdout
+
+
+@pytest.fixture(scope="module")
+def mailbox() -> Iterator[tuple[str, list[str]]]:
+    """Somebody's own mail server: as much of SMTP as one message needs."""
+    letters: list[str] = []
+
+    class Session(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 here\r\n")
+            while line := self.rfile.readline():
+                if line.upper().startswith(b"DATA"):
+                    self.wfile.write(b"354 go on\r\n")
+                    letters.append("".join(part.decode() for part in iter(self.rfile.readline, b".\r\n")))
+                self.wfile.write(b"221 bye\r\n" if line.upper().startswith(b"QUIT") else b"250 fine\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        yield f"mailto://127.0.0.1:{port}?from=martlet@example.com&to=me@example.com&mode=insecure", letters
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +93,7 @@ def test_it_says_what_it_makes_and_can_be_repeated(martlet: Martlet, set_up: str
         assert f"{what}: " in set_up
         assert f"{what}: " in again
     assert ": created" not in again
-    assert len(api(martlet.environment, "automations/filter", {})) == 3
+    assert len(api(martlet.environment, "automations/filter", {})) == 4
     queue = get(martlet.environment, "work_pools/martlet/queues/gpu")
     assert queue["concurrency_limit"] == 1
 
@@ -203,6 +226,7 @@ def test_a_run_that_lost_its_process_is_ended(martlet: Martlet, set_up: str) -> 
         "event": "prefect.flow-run.heartbeat",
         "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
         "occurred": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "related": [{"prefect.resource.id": "prefect.tag.martlet", "prefect.resource.role": "tag"}],
         "payload": {},
         "id": run,
     }
@@ -215,8 +239,8 @@ def api_no_answer(environment: dict[str, str], path: str, body: Any) -> None:
     httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body, timeout=30).raise_for_status()
 
 
-def test_a_failed_flow_is_told_to_the_webhook(
-    martlet: Martlet, set_up: str, hook: tuple[str, list[dict[str, Any]]]
+def test_a_failed_flow_is_told_to_the_webhook_and_by_email(
+    martlet: Martlet, set_up: str, hook: tuple[str, list[dict[str, Any]]], mailbox: tuple[str, list[str]]
 ) -> None:
     run = deployed_run(martlet, "sft-then-export/local", model="tiny", dataset=["rows.jsonl"])
     body = {"state": {"type": "FAILED", "message": 'the loss "exploded"'}, "force": True}
@@ -225,6 +249,9 @@ def test_a_failed_flow_is_told_to_the_webhook(
     assert hook[1][0]["flow"] == "sft-then-export"
     assert hook[1][0]["message"] == 'the loss "exploded"'
     assert run in hook[1][0]["url"]
+    wait_until(lambda: mailbox[1], 30)
+    assert "failed" in mailbox[1][0]
+    assert "me@example.com" in mailbox[1][0]
     child = deployed_run(martlet, "train/gpu")
     set_state(martlet, child, "FAILED")
     time.sleep(3)
