@@ -220,9 +220,10 @@ class Stack:
         return str(found[0]) if found else ""
 
     def tasks(self, run: str) -> dict[str, str]:
-        """The states in which the tasks of a run are, by name."""
+        """The states in which the stages of a run are, by name, as far as the server knows; some come a little later."""
         found = self.post("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-        return {each["name"]: each["state_name"] for each in found}
+        own = [each for each in found if "run_deployment" not in each["task_key"]]
+        return {each["name"].partition(" · ")[0]: each["state_name"] for each in own}
 
     def container(self, run: str) -> str:
         """The container in which a flow run runs."""

@@ -102,6 +102,8 @@ def test_a_stopped_container_gives_its_run_back_to_the_queue(stack: Stack, first
     assert done["state_name"] == "Completed", stack.logs(run)
     assert stack.children(run) == [("train", "Completed")]
     wait_until(lambda: stack.tasks(child).get("train") == "Resumed", 30)
+    worker = stack.compose("ps", "--quiet", "worker-gpu").strip()
+    assert stack.docker("inspect", "--format", "{{.RestartCount}}", worker) == "0"
 
 
 def test_cancelling_a_flow_ends_its_containers_and_training_saves(stack: Stack, first: dict[str, Any]) -> None:
