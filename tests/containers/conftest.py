@@ -220,7 +220,7 @@ class Stack:
         return str(found[0]) if found else ""
 
     def tasks(self, run: str) -> dict[str, str]:
-        """The states in which the stages of a run are, by name, as far as the server knows; some come a little later."""
+        """The states of the stages of a run, by name, as far as the server knows; some come a little later."""
         found = self.post("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
         own = [each for each in found if "run_deployment" not in each["task_key"]]
         return {each["name"].partition(" · ")[0]: each["state_name"] for each in own}
