@@ -277,6 +277,8 @@ def _failure(name: str, state: State[Any], record: dict[str, Any]) -> MartletErr
         return WorkerLost(f"{name} was stopped on its worker: {message}")
     if record.get("exit_code") == UserError.exit_code:
         return UserError(message)
+    if not record and (wrong := message.partition(f"{WrongWorker.__name__}: ")[2]):
+        return WrongWorker(wrong)  # its store is another one, where the record is not to be found
     return WorkerFailed(message if record.get("error") else f"{name} failed before its stage could start: {message}")
 
 

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 
 from flows.cost import add_cost
-from flows.dispatch import check_deployments
+from flows.dispatch import check_asked, check_deployments
 from flows.naming import tag_run
 from flows.output import OutputFolder
 from flows.pipeline import Given, Known, Pipeline, Step
@@ -152,6 +152,8 @@ def execute(
     tag_run(context.flow_run)  # type: ignore[union-attr, arg-type]
     started = time.monotonic()
     try:
+        if how.asked:
+            check_asked(how.asked, store)
         planned = plan(pipeline, arguments, store)
         if how.run_on == "workers":
             check_deployments(line.stage for line in planned if line.status not in ("cached", "skipped"))

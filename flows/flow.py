@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from prefect import Flow
 
-from flows.dispatch import cancel_children, check_asked
+from flows.dispatch import cancel_children
 from flows.execute import execute
 from flows.form import FormFlow, call_by, inputs_of
 from flows.naming import run_name
@@ -70,9 +70,7 @@ def stage_flow(name: str) -> Flow[..., dict[str, Any]]:
     def body(**parameters: Any) -> dict[str, Any]:
         artifacts = {**{key: parameters.pop(key, "") for key in inputs}, **(parameters.pop("artifacts", None) or {})}
         force, asked = parameters.pop("force", False), parameters.pop("asked", None)
-        if asked:
-            check_asked(asked, open_store())
-        how = How(force=frozenset({name} if force else ()), asked=asked["body"] if asked else None)
+        how = How(force=frozenset({name} if force else ()), asked=asked)
         artifacts = {key: value for key, value in artifacts.items() if value}
         named = given(pipeline.arguments, parameters)
         page = _with_inputs(pipeline.page, artifacts)

@@ -30,8 +30,10 @@ def start_prefect() -> None:
     """Sets Prefect's defaults (never over the user's own) before it is first imported."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    import prefect  # noqa: F401  # its import sets up logging, which is then adjusted here
+    from prefect.logging.configuration import setup_logging
 
+    # A flow's first run does this too, and would take the handlers below away; once done, it leaves them.
+    setup_logging()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     handler.addFilter(_FactsOnly())

@@ -47,7 +47,7 @@ class How:
     Attributes:
         run_on: `here`, in this process, or `workers`, each as a run of its own deployment.
         force: stages that run even if the store has their result.
-        asked: the body of the key of whoever asked for this stage on this worker (see `run_stage`).
+        asked: what whoever asked for this stage on this worker expects of it (see `dispatch.check_asked`).
     """
 
     run_on: str = "here"
@@ -137,7 +137,7 @@ def run_as_task(
                 stop_requested=stop_requested,
                 force=force,
                 on_wait=on_wait,
-                expected=how.asked,
+                expected=how.asked["body"] if how.asked else None,
                 elsewhere=dispatch if how.run_on == "workers" else None,
             )
         reporter.show_result(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import Any
+from uuid import UUID
 
 from flows.commands.common import Request, read_request, split_json
 from flows.plan import plan
@@ -12,7 +13,7 @@ from flows.summary import print_run
 from stages.arguments import commands as command_arguments
 from stages.arguments.command_line import help_text
 from stages.artifacts.store import open_store
-from stages.errors import ArgumentsError
+from stages.errors import ArgumentsError, Interrupted
 
 __all__ = ["main", "run_request"]
 
@@ -66,9 +67,20 @@ def finish(state: Any, *, as_json: bool) -> int:
     error = record.get("error") or state.message
     failed = next((stage["stage"] for stage in record["stages"] if stage["status"] == "failed"), None)
     exit_code = int(record.get("exit_code") or 1)
+    if exit_code == Interrupted.exit_code:
+        _note_as_cancelled(state.state_details.flow_run_id, str(error))
     print(f"error: {error}", file=sys.stderr)
     if failed and exit_code == 1:
         print(f"{failed} failed; once mended: martlet rerun {failed} --run {run_id}", file=sys.stderr)
     if as_json:
         print_run(public(record), as_json=True)
     return exit_code
+
+
+def _note_as_cancelled(flow_run: UUID, message: str) -> None:
+    """A run that somebody has stopped here has not failed."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelled
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run, Cancelled(message=message), force=True)

@@ -271,6 +271,7 @@ def test_without_a_worker_it_says_so_and_can_be_stopped(martlet: Martlet, set_up
     assert len(waiting) == 1
     flow.send_signal(signal.SIGINT)
     assert flow.wait(30) == 130
+    assert get(martlet.environment, f"flow_runs/{waiting[0]['id']}")["state_type"] == "CANCELLED"
     children = {"flow_runs": {"parent_flow_run_id": {"any_": [waiting[0]["id"]]}}}
     assert [child["state_type"] for child in api(martlet.environment, "flow_runs/filter", children)] == ["CANCELLED"]
     assert "Traceback" not in log.read_text()
