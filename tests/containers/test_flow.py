@@ -92,21 +92,20 @@ def test_an_unchanged_run_starts_no_container_but_its_own(stack: Stack, first: d
     assert stack.children(done["id"]) == []
 
 
-def test_a_stopped_container_gives_its_run_back_to_the_queue(stack: Stack, first: dict[str, Any]) -> None:
+def test_a_stopped_container_gives_its_run_back_to_the_queue(stack: Stack) -> None:
     """As when its machine shuts down: SIGTERM, and the same run goes on in another container."""
     run = stack.start("sft/workers", model="/given/tiny-llama", **{**TRAINING, "learning_rate": 2e-3})
     container = in_training(stack, run)
-    child = stack.child(run, "train")
     stack.docker("stop", "--time", "30", container)
     done = stack.wait(run)
     assert done["state_name"] == "Completed", stack.logs(run)
     assert stack.children(run) == [("train", "Completed")]
-    wait_until(lambda: stack.tasks(child).get("train") == "Resumed", 30)
+    wait_until(lambda: stack.tasks(run).get("train") == "Resumed", 30)
     worker = stack.compose("ps", "--quiet", "worker-gpu").strip()
     assert stack.docker("inspect", "--format", "{{.RestartCount}}", worker) == "0"
 
 
-def test_cancelling_a_flow_ends_its_containers_and_training_saves(stack: Stack, first: dict[str, Any]) -> None:
+def test_cancelling_a_flow_ends_its_containers_and_training_saves(stack: Stack) -> None:
     longer = {**TRAINING, "learning_rate": 3e-3, "max_steps": 30000, "save_steps": 100}
     run = stack.start("sft/workers", model="/given/tiny-llama", **longer)
     container = in_training(stack, run)
