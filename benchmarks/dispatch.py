@@ -72,8 +72,9 @@ def one_run(server: httpx.Client, deployment: str, folder: Path, number: int) ->
     rows.write_text(json.dumps({"query": f"q {number} {time.time()}", "response": "r"}) + "\n")
     dataset = open_store().take_in(rows).digest
     body = {"parameters": {"artifacts": {"dataset": dataset}, "split_dataset_ratio": 0}}
-    asked = server.post(f"/deployments/{deployment}/create_flow_run", json=body).raise_for_status()
-    run: dict[str, Any] = asked.json()
+    while (asked := server.post(f"/deployments/{deployment}/create_flow_run", json=body)).status_code == 503:
+        time.sleep(0.5)  # SQLite was locked; Prefect's own clients try again, too
+    run: dict[str, Any] = asked.raise_for_status().json()
     while (state := server.get(f"/flow_runs/{run['id']}").json())["state_type"] not in (
         "COMPLETED",
         "FAILED",
