@@ -55,8 +55,9 @@ unit: environment  ## the fast tests
 
 check: lint types unit  ## what to run before every commit (under 3 minutes)
 
+# Two processes: while one waits for servers, workers and containers, the other computes.
 test: environment  ## every test that this machine can run
-	$(BIN)/pytest -q -rs
+	$(BIN)/pytest -q -rs -n 2 --dist loadgroup --durations=25
 
 format: environment  ## mend what ruff can mend
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -215,11 +215,8 @@ def test_a_run_that_lost_its_process_is_ended(martlet: Martlet, set_up: str) -> 
     assert automation["trigger"]["within"] == 100.0
     trigger = {**automation["trigger"], "within": 10.0}
     short = {**automation, "name": "short", "trigger": trigger}
-    api(
-        martlet.environment,
-        "automations/",
-        {name: short[name] for name in ("name", "description", "trigger", "actions")},
-    )
+    given = {name: short[name] for name in ("name", "description", "trigger", "actions")}
+    made = api(martlet.environment, "automations/", given)["id"]
     run = deployed_run(martlet, "check/cpu")
     set_state(martlet, run, "RUNNING")
     event = {
@@ -231,7 +228,10 @@ def test_a_run_that_lost_its_process_is_ended(martlet: Martlet, set_up: str) -> 
         "id": run,
     }
     api_no_answer(martlet.environment, "events", [event])
-    wait_until(lambda: get(martlet.environment, f"flow_runs/{run}")["state_type"] == "CRASHED", 60)
+    try:
+        wait_until(lambda: get(martlet.environment, f"flow_runs/{run}")["state_type"] == "CRASHED", 60)
+    finally:
+        httpx.delete(f"{martlet.environment['PREFECT_API_URL']}/automations/{made}", timeout=30).raise_for_status()
     assert "no heartbeat" in get(martlet.environment, f"flow_runs/{run}")["state"]["message"]
 
 
