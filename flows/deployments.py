@@ -30,7 +30,7 @@ def get_flow(name: str) -> Flow[..., dict[str, Any]]:
 
 def __getattr__(name: str) -> Flow[..., Any]:
     if name == "check":
-        from flows.check import check
+        from flows.server.check import check
 
         return check
     if name in STAGE_NAMES or name.replace("_", "-") in PIPELINE_NAMES:

@@ -35,8 +35,8 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
+from flows.server.workers import advice
 from flows.states import shown
-from flows.workers import advice
 from stages.artifacts.store import Store
 from stages.attempt import Logger
 from stages.context import Reporter

@@ -14,13 +14,13 @@ from prefect.context import get_run_context
 
 from flows.cost import add_cost
 from flows.dispatch import check_asked, check_deployments
-from flows.naming import tag_run
 from flows.output import OutputFolder
 from flows.pipeline import Given, Known, Pipeline, Step
 from flows.plan import plan
 from flows.record import RunRecord, StageRecord
 from flows.tasks import HERE, How, Outcome, task_for
 from flows.ui import show_run
+from flows.ui.naming import tag_run
 from stages.arguments.base import Arguments
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store

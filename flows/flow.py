@@ -15,13 +15,13 @@ from prefect import Flow
 
 from flows.dispatch import cancel_children
 from flows.execute import execute
-from flows.form import FormFlow, call_by, inputs_of
-from flows.naming import run_name
 from flows.output import OutputFolder
 from flows.pipeline import RUN_ON, Call, Given, Pipeline
 from flows.record import RunRecord
 from flows.tasks import HERE, How
+from flows.ui.form import FormFlow, call_by, inputs_of
 from flows.ui.logs import say_errors_in_one_line
+from flows.ui.naming import run_name
 from stages.arguments.base import Arguments
 from stages.arguments.signature import given, signature
 from stages.artifacts.store import open_store

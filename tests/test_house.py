@@ -57,18 +57,10 @@ def test_prefect_is_imported_only_where_a_flow_runs() -> None:
         for path in modules("flows")
         if any(name.split(".")[0] == "prefect" for name in imported_at_start(ast.parse(path.read_text())))
     }
-    running = {
-        "dispatch.py",
-        "execute.py",
-        "flow.py",
-        "form.py",
-        "states.py",
-        "sweep_flow.py",
-        "tasks.py",
-        "ui/board.py",
-    }
-    on_the_server = {"automations.py", "check.py", "deployments.py", "server.py", "workers.py"}
-    assert with_prefect == running | on_the_server
+    running = {"dispatch.py", "execute.py", "flow.py", "states.py", "tasks.py", "sweep/flow.py"}
+    shown = {"ui/board.py", "ui/form.py"}
+    on_the_server = {"deployments.py", *(f"server/{name}.py" for name in ("automations", "check", "pool", "workers"))}
+    assert with_prefect == running | shown | on_the_server
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def _deploy(client: SyncPrefectClient, request: Request, name: str, schedule: An
 
 def _pull_steps(steps: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     """Relative paths in the recipe are relative to this folder, unless its runs are in containers."""
-    from flows.server import CONTAINER_HOME
+    from flows.server.pool import CONTAINER_HOME
 
     done = []
     for step in steps or []:
@@ -136,7 +136,7 @@ def datasets_of(given: Mapping[str, Any]) -> list[str]:
 
 
 def _trigger(client: SyncPrefectClient, request: Request, name: str, deployment: UUID) -> str:
-    from flows.automations import ensure, new_data
+    from flows.server.automations import ensure, new_data
 
     names = datasets_of(request.given)
     if not names:

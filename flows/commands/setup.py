@@ -107,8 +107,8 @@ def _take(options: Options, name: str, value: str) -> None:
 
 
 def _set_up(client: SyncPrefectClient, options: Options) -> int:
-    from flows.automations import ensure_automations
-    from flows.server import POOL, deploy, ensure_pool, ensure_queue
+    from flows.server.automations import ensure_automations
+    from flows.server.pool import POOL, deploy, ensure_pool, ensure_queue
 
     kind, done = ensure_pool(client, options.workers, options.variables)
     print(f"work pool {POOL}: {done} ({kind})")
@@ -128,7 +128,7 @@ def _limit(client: SyncPrefectClient, gpus: int | None) -> int | None:
     """One run per GPU; a queue that is there keeps its limit unless another one is given."""
     from prefect.exceptions import ObjectNotFound
 
-    from flows.server import POOL
+    from flows.server.pool import POOL
 
     if gpus is not None:
         return max(gpus, 1)
@@ -151,10 +151,10 @@ def _check(client: SyncPrefectClient) -> int:
 def _findings(client: SyncPrefectClient) -> Iterator[tuple[bool, str]]:
     from prefect.exceptions import ObjectNotFound
 
-    from flows.automations import AUTOMATIONS
-    from flows.check import ask
-    from flows.server import POOL, QUEUES, declared, deployments
-    from flows.workers import is_polled, worker_command
+    from flows.server.automations import AUTOMATIONS
+    from flows.server.check import ask
+    from flows.server.pool import POOL, QUEUES, declared, deployments
+    from flows.server.workers import is_polled, worker_command
     from stages.artifacts.store import open_store
 
     try:

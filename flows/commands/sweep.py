@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.axes import read_axes
 from flows.commands.common import split_json, take_run_on
 from flows.cost import load_prices
 from flows.parameters import given_parameters, output_folder
 from flows.pipeline import get_pipeline
-from flows.sweep import EXPORTS, TRIALS, Trial, axes_of, check_trials, make_trials, unlike
+from flows.sweep.axes import read_axes
+from flows.sweep.trials import EXPORTS, TRIALS, Trial, axes_of, check_trials, make_trials, unlike
 from stages.arguments.command_line import merge, split_flags
 from stages.arguments.recipe import load_recipe
 from stages.artifacts.store import open_store
@@ -89,7 +89,7 @@ def _run(flow: str, trials: list[Trial], metric: str, export_best: bool, run_on:
     from flows.quiet import start_prefect
 
     start_prefect()
-    from flows.sweep_flow import sweep
+    from flows.sweep.flow import sweep
 
     first = trials[0]
     base = {name: value for name, value in given_parameters(first.arguments).items() if name not in first.values}
@@ -101,8 +101,8 @@ def _finish(state: Any, *, as_json: bool) -> int:
     """Prints the record of the finished sweep, which the store has, and answers the exit code."""
     import json
 
-    from flows.comparison import print_comparison
-    from flows.sweep import SweepRecord
+    from flows.sweep.comparison import print_comparison
+    from flows.sweep.trials import SweepRecord
 
     stored = open_store().run(str(state.state_details.flow_run_id))
     record = SweepRecord.from_store(stored)

@@ -10,7 +10,7 @@ from flows.commands.common import take_options
 from stages.errors import ArgumentsError
 
 if TYPE_CHECKING:
-    from flows.webhook import Update
+    from flows.server.webhook import Update
 
 __all__ = ["main"]
 
@@ -45,7 +45,7 @@ def main(_command: str, argv: list[str]) -> int:
     listener = _listen(options["--host"] or "127.0.0.1", options["--port"] or "4300")
     import uvicorn
 
-    from flows.webhook import make_app
+    from flows.server.webhook import make_app
 
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{host}:{port}, telling {os.environ['PREFECT_API_URL']}", flush=True)
@@ -74,7 +74,7 @@ async def _emit(update: Update) -> None:
     from prefect.client.orchestration import get_client
     from prefect.events import Event, Resource
 
-    from flows.automations import DATASET_UPDATED
+    from flows.server.automations import DATASET_UPDATED
 
     name = {"prefect.resource.id": f"{RESOURCE}.{update.name}", "prefect.resource.name": update.name}
     payload: dict[str, Any] = update.model_dump()

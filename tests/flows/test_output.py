@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.naming import describe
 from flows.output import OutputFolder, model_suffix, versioned
 from flows.parameters import output_folder
+from flows.ui.naming import describe
 from stages.arguments import ExportArguments, SftArguments
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flows.automations import HEARTBEAT_SECONDS, LOST_AFTER
 from flows.quiet import SETTINGS
+from flows.server.automations import HEARTBEAT_SECONDS, LOST_AFTER
 
 POOLS = Path(__file__).parents[2] / "containers" / "pools"
 

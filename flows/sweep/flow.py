@@ -20,16 +20,16 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Failed
 
-from flows.comparison import draw_comparison, show_comparison
 from flows.dispatch import cancel_children
 from flows.flow import flow_for
 from flows.output import model_suffix, versioned
 from flows.parameters import output_folder
 from flows.pipeline import Pipeline, get_pipeline
 from flows.record import public
-from flows.sweep import EXPORTS, Row, SweepRecord, Trial, axes_of, check_trials, make_trials, trial_parameters
+from flows.server.workers import advice
+from flows.sweep.comparison import draw_comparison, show_comparison
+from flows.sweep.trials import EXPORTS, Row, SweepRecord, Trial, axes_of, check_trials, make_trials, trial_parameters
 from flows.tasks import How
-from flows.workers import advice
 from stages.artifacts.store import Store, open_store
 from stages.errors import ArgumentsError, Interrupted, MartletError, UnknownReference, UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 from flows.cost import cost_line, money
 from flows.metrics import lower_is_better
 from flows.summary import print_table
-from flows.sweep import Row, SweepRecord
+from flows.sweep.trials import Row, SweepRecord
 from stages.artifacts.key import compact
 
 __all__ = ["comparison", "draw_comparison", "print_comparison", "show_comparison"]

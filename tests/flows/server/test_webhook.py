@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from flows.cli import main
-from flows.webhook import HEADER, MAX_BYTES
+from flows.server.webhook import HEADER, MAX_BYTES
 from tests.flows.conftest import PROJECT, api, free_port, wait_until
 
 SECRET = "a long secret, with ünicode"
@@ -167,7 +167,7 @@ def test_a_server_that_is_away_is_a_503_so_that_the_hub_sends_again(receiver_wit
 @pytest.mark.server
 @pytest.mark.slow
 def test_new_rows_start_the_retraining(receiver: str, prefect_environment: dict[str, str]) -> None:
-    from flows.automations import new_data
+    from flows.server.automations import new_data
 
     flow = api(prefect_environment, "flows/", {"name": "nightly-retrain"})["id"]
     deployment = api(prefect_environment, "deployments/", {"name": "hooked", "flow_id": flow})["id"]

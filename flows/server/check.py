@@ -19,7 +19,7 @@ from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.states import Cancelled
 
-from flows.workers import advice
+from flows.server.workers import advice
 from stages.artifacts.machine import git_commit, machine_facts
 from stages.artifacts.store import Store, open_store
 from stages.errors import MartletError, UnknownReference

@@ -28,7 +28,7 @@ QUEUES = {
     "cpu": "stages that need no device, and flows that wait for others",
     "gpu": "stages that train or load a model",
 }
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 # Where runs work in a container: the volume that anybody may write.
 CONTAINER_HOME = "/scratch"
 

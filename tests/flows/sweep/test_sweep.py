@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from flows.axes import read_axes
 from flows.cli import main
-from flows.comparison import draw_comparison, print_comparison
 from flows.metrics import is_better
-from flows.sweep import Row, SweepRecord, axes_of, best_of, make_trials
+from flows.sweep.axes import read_axes
+from flows.sweep.comparison import draw_comparison, print_comparison
+from flows.sweep.trials import Row, SweepRecord, axes_of, best_of, make_trials
 from stages.arguments import SftArguments
 from stages.artifacts.store import LocalStore
 from stages.errors import ArgumentsError

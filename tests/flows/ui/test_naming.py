@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.naming import BY_PREFECT, describe, known_of, tags_of
+from flows.ui.naming import BY_PREFECT, describe, known_of, tags_of
 from stages.artifacts.store import open_store
 from stages.registry import get_stage
 from stages.run import run_stage

@@ -1,0 +1,1 @@
+"""`martlet sweep`: one run for each combination of some values, compared."""
