@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,9 @@ import pytest
 from stages.training.cores import share_cores
 
 share_cores()  # before any test imports torch
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # As in a shell's background job: a worker that tests start would ignore it too, and never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What is set up once for a file, or once for all that need Docker, is not set up by two processes at a time.
 LONG = ("slow", "server", "environment")
