@@ -244,6 +244,16 @@ def volumes(given: Path) -> list[str]:
     return [f"{STACK}-store:/store", f"{STACK}-scratch:/scratch", f"{given}:/given:ro"]
 
 
+def sweep(docker: Docker) -> None:
+    """Removes what a run of the tests that was killed has left: its containers, networks and volumes."""
+    of_the_stack = f"label=com.docker.compose.project={STACK}"
+    for container in docker("ps", "--all", "--quiet", "--filter", of_the_stack).split():
+        docker.run("rm", "--force", "--volumes", container)
+    for kind, named in (("network", f"name=^{STACK}"), ("volume", f"name=^{STACK}[-_]")):
+        for left in docker(kind, "ls", "--quiet", "--filter", named).split():
+            docker.run(kind, "rm", left)
+
+
 @pytest.fixture(scope="session")
 def stack(
     docker: Docker, base_image: str, core_image: str, worker_image: str, compose_command: list[str], tiny_model: Path,
@@ -282,6 +292,7 @@ def stack(
     path.write_text(json.dumps(over))
     port = free_port()
     compose = Compose(compose_command, path, (("POSTGRES_IMAGE", postgres), ("PREFECT_PORT", str(port))))
+    sweep(docker)
     try:
         try:
             compose("up", "--detach", "--no-build")
