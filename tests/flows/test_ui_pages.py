@@ -81,11 +81,14 @@ def martlet(tmp_path_factory: pytest.TempPathFactory, prefect_environment: dict[
 def moved(martlet: Martlet) -> list[float]:
     """What the bar of training showed while the first run went on, in the order of looking."""
     seen: list[float] = []
+    body = {"artifacts": {"key": {"any_": ["train-progress"]}}, "sort": "CREATED_DESC", "limit": 1}
+    of_others = {bar["id"] for bar in api(martlet.environment, "artifacts/filter", body)}
     running = martlet.start("run", "recipe.yaml", "--json")
 
     def look() -> bool:
-        body = {"artifacts": {"key": {"any_": ["train-progress"]}}, "sort": "CREATED_DESC", "limit": 1}
         for bar in api(martlet.environment, "artifacts/filter", body):
+            if bar["id"] in of_others:
+                continue
             if bar["data"] not in seen[-1:]:
                 seen.append(bar["data"])
         return running.poll() is not None

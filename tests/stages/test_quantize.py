@@ -190,13 +190,18 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read(
         run(tmp_path, tiny_model, tokens if with_tokens else None, **arguments)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_where_only_the_bits_are_given_bitsandbytes_quantizes(bits: int) -> None:
+    assert QuantizeArguments(quant_bits=bits).quant_method == "bnb"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"quant_method": "bnb", "quant_bits": 3}, "choose from 4, 8"),
         ({"quant_method": "gptq", "quant_bits": 1}, "choose from 2, 3, 4, 8"),
         ({"quant_method": "bnb"}, "needs `--quant_bits`"),
-        ({"quant_bits": 4}, "needs `--quant_method`"),
+        ({"quant_bits": 3}, "choose from 4, 8"),
         ({}, "needs `--quant_method`"),
     ],
 )
