@@ -53,46 +53,42 @@ def _tag(name: str) -> dict[str, str | list[str]]:
 
 def lost_run(within: timedelta = LOST_AFTER) -> AutomationCore:
     """Ends a run as Crashed whose heartbeat has stopped, so that its slot is free and a flow that waits starts anew."""
-    return AutomationCore(
-        name=AUTOMATIONS[0],
-        description="A run whose process, container or machine is gone no longer holds its slot.",
-        trigger=EventTrigger(
-            posture=Posture.Proactive,
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_tag("martlet"),  # whoever else uses the server may beat less often
-            for_each={"prefect.resource.id"},
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.*"},
-            threshold=1,
-            within=within,
-        ),
-        actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {within.total_seconds():.0f} s")
-        ],
+    return _ended(
+        AUTOMATIONS[0],
+        "A run whose process, container or machine is gone no longer holds its slot.",
+        "prefect.flow-run.heartbeat",
+        within,
+        f"no heartbeat for {within.total_seconds():.0f} s",
     )
 
 
 def never_started(within: timedelta = STARTED_WITHIN) -> AutomationCore:
     """The same for a run that a worker has taken and then could not tell any more what became of it."""
+    return _ended(
+        AUTOMATIONS[1],
+        "A run that a worker took but never started no longer holds its slot.",
+        "prefect.flow-run.Pending",
+        within,
+        f"taken by a worker, not started within {within.total_seconds() / 60:.0f} min",
+    )
+
+
+def _ended(name: str, description: str, after: str, within: timedelta, message: str) -> AutomationCore:
+    """Ends a run as Crashed of which nothing was heard for a while after an event."""
     return AutomationCore(
-        name=AUTOMATIONS[1],
-        description="A run that a worker took but never started no longer holds its slot.",
+        name=name,
+        description=description,
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_tag("martlet"),  # whoever else uses the server may beat less often
             for_each={"prefect.resource.id"},
-            after={"prefect.flow-run.Pending"},
+            after={after},
             expect={"prefect.flow-run.*"},
             threshold=1,
             within=within,
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                message=f"taken by a worker, not started within {within.total_seconds() / 60:.0f} min",
-            )
-        ],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
     )
 
 
