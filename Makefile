@@ -55,9 +55,10 @@ unit: environment  ## the fast tests
 
 check: lint types unit  ## what to run before every commit (under 3 minutes)
 
-# Two processes: while one waits for servers, workers and containers, the other computes.
+# Containers by themselves, for they share one stack; of the rest one process computes while the other waits for servers.
 test: environment  ## every test that this machine can run
-	$(BIN)/pytest -q -rs -n 2 --dist loadgroup --durations=25
+	status=0; $(BIN)/pytest -q -rs --durations=10 tests/containers || status=1; \
+	$(BIN)/pytest -q -rs --durations=10 -n 2 --ignore tests/containers || status=1; exit $$status
 
 format: environment  ## mend what ruff can mend
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

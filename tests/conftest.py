@@ -18,20 +18,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
     # As in a shell's background job: a worker that tests start would ignore it too, and never end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What is set up once for a file, or once for all that need Docker, is not set up by two processes at a time.
-LONG = ("slow", "server", "environment")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: which tests stay together in one process."""
-    for item in items:
-        if item.get_closest_marker("docker"):
-            item.add_marker(pytest.mark.xdist_group("docker"))
-        elif any(item.get_closest_marker(name) for name in LONG):
-            item.add_marker(pytest.mark.xdist_group(str(item.path.name)))
-
-
 TEXT = "the a capital of France Paris is what answer question hello world one two three red green blue sky sea sum"
 WORDS = TEXT.split()
 CHAT_TEMPLATE = (
