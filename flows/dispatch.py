@@ -32,10 +32,9 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, Stat
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from flows.server.workers import advice
+from flows.server.workers import SILENCE_SECONDS, advice, find_deployment
 from flows.states import shown
 from stages.artifacts.store import Store
 from stages.attempt import Logger
@@ -56,7 +55,6 @@ __all__ = [
 ]
 
 POLL_SECONDS = 0.5
-SILENCE_SECONDS = 30.0
 SECONDS_BETWEEN_ADVICE = 300.0
 SECONDS_BETWEEN_PROGRESS = 2.0
 # A child that was told to end saves a checkpoint first; its worker ends it after PREFECT_WORKER's own grace of 30 s.
@@ -84,17 +82,7 @@ def check_deployments(stages: Iterable[str]) -> None:
     """
     with get_client(sync_client=True) as client:
         for stage in dict.fromkeys(stages):
-            _deployment_id(client, stage)
-
-
-def _deployment_id(client: SyncPrefectClient, stage: str) -> UUID:
-    name = deployment_of(stage)
-    try:
-        return client.read_deployment_by_name(name).id
-    except ObjectNotFound:
-        raise UserError(
-            f"there is no deployment {name} on the Prefect server at {client.api_url}: run `martlet setup` against it"
-        ) from None
+            find_deployment(client, deployment_of(stage))
 
 
 def check_asked(asked: Mapping[str, Any], store: Store) -> None:
@@ -172,8 +160,8 @@ class Dispatch:
             return self._result(child, state, request)
 
     def _start(self, client: SyncPrefectClient, request: Request) -> FlowRun:
-        _deployment_id(client, request.stage.name)
         name = deployment_of(request.stage.name)
+        find_deployment(client, name)
         parent, task = _parent(), cast(TaskRunContext, TaskRunContext.get()).task_run
         tries = [parent.id, parent.run_count, task.id, task.run_count]
         parameters = {

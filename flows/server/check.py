@@ -19,7 +19,7 @@ from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.states import Cancelled
 
-from flows.server.workers import advice
+from flows.server.workers import SILENCE_SECONDS, advice
 from stages.artifacts.machine import git_commit, machine_facts
 from stages.artifacts.store import Store, open_store
 from stages.errors import MartletError, UnknownReference
@@ -28,7 +28,6 @@ __all__ = ["ask", "check"]
 
 POLL_SECONDS = 0.5
 NO_ANSWER_SECONDS = 120.0
-SILENCE_SECONDS = 30.0
 
 
 @flow(name="check", persist_result=False)

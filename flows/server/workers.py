@@ -1,4 +1,4 @@
-"""Which workers there are and whether they listen: `advice(client, run, "train/gpu")` says why a run does not start."""
+"""Who runs what on a Prefect server: `find_deployment(client, "train/gpu")`, `advice(client, run, "train/gpu")`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,32 @@ from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, WorkQueue
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
-__all__ = ["advice", "is_polled", "worker_command"]
+from stages.errors import UserError
+
+__all__ = ["SILENCE_SECONDS", "advice", "find_deployment", "is_polled", "worker_command"]
+
+# A run that has waited for so long is worth a word on why it does not start.
+SILENCE_SECONDS = 30.0
 
 # A worker asks for work every 10 s unless it is told otherwise.
 POLLED_WITHIN = timedelta(seconds=40)
+
+
+def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
+    """The deployment `flow/name`.
+
+    Raises:
+        UserError: there is none, and what makes it.
+    """
+    try:
+        return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        raise UserError(
+            f"there is no deployment {name} on the Prefect server at {client.api_url}: run `martlet setup` against it"
+        ) from None
 
 
 def worker_command(pool: str, queue: str) -> str:

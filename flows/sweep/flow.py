@@ -17,7 +17,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Failed
 
 from flows.dispatch import cancel_children
@@ -26,17 +25,16 @@ from flows.output import model_suffix, versioned
 from flows.parameters import output_folder
 from flows.pipeline import Pipeline, get_pipeline
 from flows.record import public
-from flows.server.workers import advice
+from flows.server.workers import SILENCE_SECONDS, advice, find_deployment
 from flows.sweep.comparison import draw_comparison, show_comparison
 from flows.sweep.trials import EXPORTS, Row, SweepRecord, Trial, axes_of, check_trials, make_trials, trial_parameters
 from flows.tasks import How
 from stages.artifacts.store import Store, open_store
-from stages.errors import ArgumentsError, Interrupted, MartletError, UnknownReference, UserError
+from stages.errors import ArgumentsError, Interrupted, MartletError, UnknownReference
 
 __all__ = ["sweep"]
 
 POLL_SECONDS = 1.0
-SILENCE_SECONDS = 30.0
 PICTURE = "sweep.png"
 
 
@@ -179,7 +177,7 @@ class Workers:
         """
         with get_client(sync_client=True) as client:
             for pipeline, _, _ in calls:
-                _check_deployment(client, f"{pipeline.name}/workers")
+                find_deployment(client, f"{pipeline.name}/workers")
             runs: list[UUID] = []
             try:
                 runs += [self._start(*call) for call in calls]
@@ -214,15 +212,6 @@ class Workers:
                 raise Interrupted(f"the sweep was ended on the server ({parent.name}), and with it its runs")
             time.sleep(POLL_SECONDS)
         return [(str(run), ended[run]) for run in runs]
-
-
-def _check_deployment(client: SyncPrefectClient, name: str) -> None:
-    try:
-        client.read_deployment_by_name(name)
-    except ObjectNotFound:
-        raise UserError(
-            f"there is no deployment {name} on the Prefect server at {client.api_url}: run `martlet setup` against it"
-        ) from None
 
 
 def _cancel(client: SyncPrefectClient, runs: Sequence[UUID]) -> None:
