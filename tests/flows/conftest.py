@@ -60,13 +60,20 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    """Waits for a condition, and fails if it does not come true in time."""
+def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    """Waits for a condition; whether it came true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"not true after {seconds} s")
+            return False
         time.sleep(0.2)
+    return True
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    """Waits for a condition, and fails if it does not come true in time."""
+    if not wait_for(condition, seconds):
+        raise AssertionError(f"not true after {seconds} s")
 
 
 @dataclass
