@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.arguments.base import Arguments, Strings, option
 
-__all__ = ["DataSeedArguments", "DatasetArguments", "RowWorkArguments"]
+__all__ = ["DataSeedArguments", "DatasetArguments", "PluginArguments", "RowWorkArguments"]
 
 Names = Annotated[Strings, Field(max_length=2)]
 
@@ -33,7 +33,16 @@ class RowWorkArguments(Arguments):
     """Stop at the first malformed row instead of dropping it."""
 
 
-class DatasetArguments(DataSeedArguments, RowWorkArguments):
+class PluginArguments(Arguments):
+    """Code of the user's own."""
+
+    GROUP: ClassVar[str] = "Data Parameters"
+
+    custom_register_path: Strings = option([])
+    """Python files that register templates, datasets or loss scales; they are executed."""
+
+
+class DatasetArguments(DataSeedArguments, RowWorkArguments, PluginArguments):
     """Rows: where they come from and how they are split."""
 
     GROUP: ClassVar[str] = "Data Parameters"
@@ -54,8 +63,6 @@ class DatasetArguments(DataSeedArguments, RowWorkArguments):
     """The name the model gives itself in self-cognition rows: in Chinese, then in English."""
     model_author: Names = option([])
     """The author it names in self-cognition rows: in Chinese, then in English."""
-    custom_register_path: Strings = option([])
-    """Python files that register models, templates or datasets; they are executed."""
     custom_dataset_info: Strings = option([])
     """JSON files, or JSON text, that register datasets."""
 

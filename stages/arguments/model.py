@@ -7,7 +7,14 @@ from pydantic import BeforeValidator
 
 from stages.arguments.base import Arguments, Dtype, load_json, option
 
-__all__ = ["AttentionArguments", "DeviceArguments", "HubArguments", "ModelArguments", "ModelFamilyArguments"]
+__all__ = [
+    "AttentionArguments",
+    "DeviceArguments",
+    "HubArguments",
+    "ModelArguments",
+    "ModelFamilyArguments",
+    "RopeArguments",
+]
 
 _DEVICE = re.compile(r"auto|balanced|balanced_low_0|sequential|cpu|mps|(cuda|xpu|npu)(:\d+)?")
 
@@ -54,10 +61,17 @@ class ModelFamilyArguments(Arguments):
 
     model_type: str | None = option(None)
     """The group of models that share architecture, template and loader; told from the model if left out."""
-    rope_scaling: Literal["linear", "dynamic"] | None = option(None)
-    """Stretches positions up to max_length."""
     local_repo_path: str | None = option(None)
     """A checked-out repository that some models need for loading."""
+
+
+class RopeArguments(Arguments):
+    """How far a model's positions reach."""
+
+    GROUP: ClassVar[str] = "Model Parameters"
+
+    rope_scaling: Literal["linear", "dynamic"] | None = option(None)
+    """Stretches positions up to max_length."""
 
 
 class DeviceArguments(Arguments):

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from stages.arguments.acceleration import LigerArguments, TorchAccArguments
 from stages.arguments.base import option
-from stages.arguments.data import DataSeedArguments, DatasetArguments, RowWorkArguments
+from stages.arguments.data import DataSeedArguments, DatasetArguments, PluginArguments, RowWorkArguments
 from stages.arguments.evaluation import BenchmarkArguments
 from stages.arguments.export import ExportQuantizationArguments, PushArguments
 from stages.arguments.galore import GaloreArguments
@@ -19,11 +19,14 @@ from stages.arguments.model import (
     HubArguments,
     ModelArguments,
     ModelFamilyArguments,
+    RopeArguments,
 )
 from stages.arguments.neftune import LisaArguments, NeftuneArguments
 from stages.arguments.template import (
+    LOSS_SCALES,
     LengthArguments,
     LossScaleArguments,
+    MaxLengthArguments,
     SequenceParallelArguments,
     TemplateArguments,
 )
@@ -57,10 +60,18 @@ __all__ = [
 ]
 
 
-class DownloadArguments(ModelArguments, CheckModelArguments):
-    """Which model to fetch."""
+class DownloadArguments(MaxLengthArguments, ModelArguments, RopeArguments, CheckModelArguments):
+    """Which model to fetch; its positions are stretched here, so that every later stage sees the same model."""
 
     NAME: ClassVar[str] = "download"
+
+    @model_validator(mode="after")
+    def _settle_length(self) -> Self:
+        if self.rope_scaling is not None and self.max_length is None:
+            raise ValueError("`--rope_scaling` stretches positions up to `--max_length`: add it")
+        if self.NAME == "download" and self.rope_scaling is None:
+            self._resolve(max_length=None)  # nothing depends on it, the key least of all
+        return self
 
 
 class PreprocessArguments(DatasetArguments, HubArguments):
@@ -70,11 +81,21 @@ class PreprocessArguments(DatasetArguments, HubArguments):
 
 
 class TokenizeArguments(
-    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments
+    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments, PluginArguments
 ):
     """How rows become tokens and labels."""
 
     NAME: ClassVar[str] = "tokenize"
+
+    @model_validator(mode="after")
+    def _check_loss_scale(self) -> Self:
+        unknown = [name for name in self.loss_scale.split("+") if name not in LOSS_SCALES]
+        if unknown and not self.custom_register_path:
+            raise ValueError(
+                f"`--loss_scale {self.loss_scale}`: unknown {unknown[0]!r}. "
+                f"Choose from: {', '.join(LOSS_SCALES)}; several are joined by +"
+            )
+        return self
 
 
 class TrainArguments(

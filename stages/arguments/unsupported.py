@@ -32,9 +32,7 @@ class Unsupported(NamedTuple):
 UNSUPPORTED_COMMANDS = ("pt", "rlhf", "infer", "deploy", "eval")
 
 _NAMES_ALWAYS = """
-model_type rope_scaling local_repo_path
-streaming model_name model_author custom_register_path custom_dataset_info
-template max_pixels tools_prompt loss_scale sequence_parallel_size use_chat_template template_backend
+model_type local_repo_path
 stream stop_words
 hqq_axis
 fourier_n_frequency fourier_scaling boft_block_size boft_block_num boft_dropout
@@ -49,7 +47,7 @@ adalora_target_r adalora_init_r adalora_tinit adalora_tfinal adalora_deltaT adal
 adalora_orth_reg_weight
 reft_layers reft_rank reft_intervention_type reft_args
 use_liger model_layer_cls_name metric_warmup_step fsdp_num acc_steps
-loss_type num_labels packing acc_strategy optimizer metric predict_with_generate
+loss_type num_labels acc_strategy optimizer metric predict_with_generate
 deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config
 hub_token hub_strategy hub_always_push hub_revision
 sortish_sampler generation_max_length generation_num_beams generation_config
@@ -72,7 +70,6 @@ UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     "train_type": (Unsupported("(?!(lora|full)$).*"),),
     "tuner_backend": (Unsupported("unsloth"),),
     "init_lora_weights": (Unsupported("pissa.*", note="pissa"),),
-    "lazy_tokenize": (Unsupported("True", note="true"),),
     "quant_method": (Unsupported(only=("sft",)), Unsupported("awq")),
     "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*", note="other benchmarks"),),
 }

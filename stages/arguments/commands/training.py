@@ -24,8 +24,6 @@ class TrainingArguments(DownloadArguments, PreprocessArguments, TokenizeArgument
             raise ValueError("`--streaming` does not know how many rows there are: add `--max_steps`")
         if self.streaming and self.lazy_tokenize:
             raise ValueError("`--lazy_tokenize` does not go with `--streaming`: drop one of them")
-        if self.rope_scaling is not None and self.max_length is None:
-            raise ValueError("`--rope_scaling` stretches positions up to `--max_length`: add it")
         if self.use_liger and self._given("loss_scale"):
             raise ValueError("`--use_liger` computes the loss itself: drop `--loss_scale`")
         return self

@@ -35,6 +35,7 @@ REQUIRED: dict[type[Arguments], dict[str, Any]] = {
     PtArguments: {"model": "m", "dataset": ["d"]},
     RLHFArguments: {"model": "m", "dataset": ["d"]},
     SftThenExportArguments: {"model": "m", "dataset": ["d"]},
+    DownloadArguments: {"model": "m"},
     InferArguments: {"model": "m"},
     EvalArguments: {"model": "m"},
     ExportArguments: {"model": "m", "quant_method": "bnb", "quant_bits": 4},
@@ -135,6 +136,8 @@ def test_conflicts_name_both(model: type[Arguments], given: dict[str, Any], name
         (SftArguments, {"streaming": True}, ["--streaming", "--max_steps"]),
         (SftArguments, {"streaming": True, "max_steps": 9, "lazy_tokenize": True}, ["--streaming", "--lazy_tokenize"]),
         (SftArguments, {"rope_scaling": "linear"}, ["--rope_scaling", "--max_length"]),
+        (SftArguments, {"loss_scale": "last_round+reackt"}, ["--loss_scale last_round+reackt", "'reackt'", "react"]),
+        (DownloadArguments, {"rope_scaling": "linear"}, ["--rope_scaling", "--max_length"]),
         (SftArguments, {"use_liger": True, "loss_scale": "react"}, ["--use_liger", "--loss_scale"]),
         (SftArguments, {"use_galore": True}, ["--use_galore", "--train_type full"]),
         (

