@@ -63,10 +63,7 @@ class SpanFinder:
         Raises:
             RowError: the template refuses the conversation, or the parts cannot be told.
         """
-        if messages[0]["role"] != "system":
-            messages = [*self._system, *messages]
-        if messages[-1]["role"] == "assistant" and all(message["role"] != "user" for message in messages):
-            messages = [*messages[:-1], {"role": "user", "content": ""}, messages[-1]]
+        messages = self._whole(messages)
         try:
             if self._template.marks_generation:
                 return self._template.render_marked(messages)
@@ -75,6 +72,25 @@ class SpanFinder:
             return text, [self._span(text, messages, index) for index in turns]
         except TemplateFailed as error:
             raise RowError(f"the chat template refuses it: {error}") from error
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """What the model is given at serving time for the last answer of the conversation.
+
+        Raises:
+            RowError: the template refuses it.
+        """
+        try:
+            return self._template.render(self._whole(messages)[:-1], add_generation_prompt=True)
+        except TemplateFailed as error:
+            raise RowError(f"the chat template refuses it: {error}") from error
+
+    def _whole(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """With the system turn that is wanted, and with a question before an answer that stands alone."""
+        if messages[0]["role"] != "system":
+            messages = [*self._system, *messages]
+        if messages[-1]["role"] == "assistant" and all(message["role"] != "user" for message in messages):
+            messages = [*messages[:-1], {"role": "user", "content": ""}, messages[-1]]
+        return messages
 
     def _span(self, text: str, messages: Sequence[Message], index: int) -> Span:
         start = self._start(text, messages, index)
