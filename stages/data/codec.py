@@ -1,7 +1,7 @@
 """Turns texts into token ids, and says which token begins where: `open_codec(model.tokenizer).encode(texts)`.
 
-Two ways lead to the same ids: Hugging Face's tokenizers, and fastokens, several times as fast. The fast one is used where
-its ids were found to be equal for this very tokenizer, on probes first and on a sample of the rows all along.
+Two ways lead to the same ids: Hugging Face's tokenizers, and fastokens, several times as fast. The fast one is used
+where its ids were found to be equal for this very tokenizer, on probes first and on a sample of the rows all along.
 """
 
 from __future__ import annotations

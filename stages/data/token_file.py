@@ -16,7 +16,7 @@ __all__ = ["TokenWriter", "write_packs"]
 
 
 class TokenWriter:
-    """Writes rows to an Arrow IPC stream, which `pyarrow.ipc.open_stream(pyarrow.memory_map(path))` reads without a copy.
+    """Writes rows to an Arrow IPC stream; `pyarrow.ipc.open_stream(pyarrow.memory_map(path))` reads it without a copy.
 
     Columns: input_ids and labels (lists of int32), length (int32), row (int64: which row of the dataset, from 0); where
     asked for: loss_scale (list of float32), rejected_input_ids and rejected_labels (null for a row without a rejected

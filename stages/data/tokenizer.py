@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stages.data.chat_template import ChatTemplate
 from stages.errors import ModelError
 from stages.sources.model_folder import read_json
+from stages.sources.rope import max_positions
 
 if TYPE_CHECKING:
     import tokenizers
@@ -129,11 +130,8 @@ def _template_text(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _max_length(config: Mapping[str, Any], model: Mapping[str, Any]) -> int | None:
-    text = model.get("text_config") if isinstance(model.get("text_config"), Mapping) else model
-    for limit in ((text or {}).get("max_position_embeddings"), config.get("model_max_length")):
-        if isinstance(limit, (int, float)) and 0 < limit < NO_LIMIT:
-            return int(limit)
-    return None
+    limit = max_positions(model) or config.get("model_max_length")
+    return int(limit) if isinstance(limit, (int, float)) and 0 < limit < NO_LIMIT else None
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

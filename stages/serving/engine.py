@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.errors import ArgumentsError, Interrupted, ModelError
+from stages.sources.rope import max_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,9 +109,7 @@ class Engine:
     @property
     def max_length(self) -> int | None:
         """Tokens that the model has positions for, prompt and answer together."""
-        config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return max_positions(self.model.config.get_text_config().to_dict())
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The assistant's next turn, through the tokenizer's chat template.

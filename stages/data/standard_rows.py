@@ -1,0 +1,73 @@
+"""Reads standard rows from a dataset artifact: `for rows in read_standard_rows(Path("train.parquet")): …`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["columns_of", "read_standard_rows"]
+
+ROWS_A_BATCH = 1024
+
+
+def columns_of(path: Path) -> list[str]:
+    """The columns that the rows of a file have.
+
+    Raises:
+        DataError: it is no Parquet file of standard rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path.name} is no Parquet file: {str(error).splitlines()[0]}") from None
+    if "messages" not in names:
+        raise DataError(f"{path.name} holds no standard rows: make them with the stage preprocess")
+    return names
+
+
+def read_standard_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The rows, some at a time; what a row does not have is absent from it."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(ROWS_A_BATCH):
+        yield _rows(batch)
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Column by column: several times as fast as Arrow's own way of making nested objects."""
+    rows: list[dict[str, Any]] = [{"messages": turns} for turns in _messages(batch.column("messages"))]
+    for name in batch.schema.names:
+        if name == "messages":
+            continue
+        for row, value in zip(rows, batch.column(name).to_pylist(), strict=True):
+            if value is not None:
+                row[name] = value
+    return rows
+
+
+def _messages(column: pa.ListArray) -> list[list[dict[str, Any]]]:
+    flat = column.flatten()
+    names = [field.name for field in flat.type]
+    values = [flat.field(name).to_pylist() for name in names]
+    if names == ["role", "content"]:
+        turns = [{"role": role, "content": content} for role, content in zip(*values, strict=True)]
+    else:
+        turns = [
+            {name: one for name, one in zip(names, turn, strict=True) if one is not None}
+            for turn in zip(*values, strict=True)
+        ]
+    ends = column.value_lengths().to_pylist()
+    cut, start = [], 0
+    for length in ends:
+        cut.append(turns[start : start + length])
+        start += length
+    return cut
