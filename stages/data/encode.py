@@ -132,6 +132,7 @@ class EncodedRow:
         rejected_input_ids: of the rejected answer, if there is one.
         rejected_labels: of the rejected answer, if there is one.
         label: of the row, if there is one.
+        tensors: of a row with media: what else the model is given, by the name of its parameter.
     """
 
     input_ids: NDArray[np.int32]
@@ -140,6 +141,7 @@ class EncodedRow:
     rejected_input_ids: NDArray[np.int32] | None = None
     rejected_labels: NDArray[np.int32] | None = None
     label: int | None = None
+    tensors: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Written(NamedTuple):
