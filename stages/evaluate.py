@@ -116,7 +116,7 @@ def _held_out_path(inputs: Inputs, tasks: list[Task], context: Context) -> Path 
         if not tasks:
             raise ArgumentsError("nothing to measure with: give the input tokens, or `--eval_dataset`")
         return None
-    path = inputs["tokens"] / "validation.parquet"
+    path = inputs["tokens"] / "validation.arrow"
     if path.exists():
         return path
     if not tasks:
@@ -205,7 +205,7 @@ STAGE = Stage(
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="a float model, or one quantized by bnb or gptq"),
         "tokens": Input(
             kinds=("tokens",),
-            reads=("validation.parquet", "tokens.json"),
+            reads=("validation.arrow", "tokens.json"),
             required=False,
             help="tokenized rows; the validation rows are measured",
         ),

@@ -40,7 +40,7 @@ def quantize(arguments: QuantizeArguments, inputs: Inputs, out: Path, context: C
     if arguments.quant_method == "gptq":
         from stages.quantization.gptq import quantize_gptq
 
-        tokens = inputs["tokens"] / "train.parquet"
+        tokens = inputs["tokens"] / "train.arrow"
         metrics["group_size"] = arguments.group_size
         metrics["calibration_tokens"] = quantize_gptq(arguments, inputs["model"], tokens, dtype, out, context)
     else:
@@ -71,6 +71,11 @@ def _check(arguments: QuantizeArguments, inputs: Inputs) -> None:
         raise ArgumentsError("`--safe_serialization false`: quantized weights are stored as safetensors only")
     if arguments.quant_method == "gptq" and "tokens" not in inputs:
         raise ArgumentsError("`--quant_method gptq` needs rows to calibrate on: give `--dataset`, or the input tokens")
+    if arguments.quant_method == "gptq" and not (inputs["tokens"] / "train.arrow").is_file():
+        raise ArgumentsError(
+            "`--quant_method gptq` calibrates on tokens, and these rows become tokens later: tokenize them without "
+            "`--lazy_tokenize` and `--streaming`"
+        )
     if arguments.quant_method not in ("bnb", "gptq"):
         raise ArgumentsError(f"`--quant_method {arguments.quant_method}` is not supported yet: choose from bnb, gptq")
 
@@ -82,7 +87,7 @@ STAGE = Stage(
     inputs={
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="the float model"),
         "tokens": Input(
-            kinds=("tokens",), reads=("train.parquet",), required=False, help="tokenized rows to calibrate GPTQ on"
+            kinds=("tokens",), reads=("train.arrow",), required=False, help="tokenized rows to calibrate GPTQ on"
         ),
     },
     output="model",

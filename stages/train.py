@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from stages.arguments import TrainArguments
 from stages.context import Context
-from stages.errors import ArgumentsError, DataError, Interrupted
+from stages.errors import ArgumentsError, Interrupted
 from stages.sources.model_folder import MODEL_FILES
 from stages.stage import Input, Inputs, Metrics, Prepared, Stage
 from stages.training.checkpoints import Checkpoints
+from stages.training.feed import TOKEN_FILES
 from stages.training.tuners import Tuner, get_tuner, output_kind
 
 if TYPE_CHECKING:
-    from stages.training.rows import TokenRows
+    from stages.training.feed import Feed
     from stages.training.start import Start
 
 __all__ = ["STAGE", "train"]
@@ -52,7 +53,7 @@ def train(arguments: TrainArguments, inputs: Inputs, out: Path, context: Context
 
     Args:
         arguments: what is trained and how.
-        inputs: `model`; `tokens`, with train.parquet and perhaps validation.parquet; perhaps `checkpoint` or `adapter`.
+        inputs: `model`; `tokens`, of any kind that tokenize makes; perhaps `checkpoint` or `adapter`.
         out: the adapter or model.
         context: scratch keeps checkpoints; attachments get logs, curves and, in the end, the checkpoints.
 
@@ -74,26 +75,34 @@ class _Run:
 
     def __init__(self, arguments: TrainArguments, inputs: Inputs, context: Context) -> None:
         """Checks everything that can be checked without weights."""
+        from stages.training.feed import check_feed, open_feed
         from stages.training.loading import load_skeleton
+        from stages.training.parallel import check_parallel
         from stages.training.precision import choose_precision
         from stages.training.settings import count_steps, trainer_settings
         from stages.training.start import find_start
 
         self.arguments, self.context, self.base = arguments, context, inputs["model"]
+        check_parallel(arguments)
+        check_feed(arguments, inputs["tokens"])
         self.tuner: Tuner = get_tuner(arguments)
         self.checkpoints = Checkpoints(context.scratch, arguments.save_total_limit, context.checkpointed)
         self.checkpoints.sweep()
         context.reporter.progress(0, 1, "loading libraries and model")
         skeleton = load_skeleton(self.base)
-        self.rows, self.validation = _read_rows(arguments, inputs["tokens"], skeleton)
+        vocabulary = skeleton.get_input_embeddings().num_embeddings
+        self.feed: Feed = open_feed(arguments, inputs["tokens"], self.base, vocabulary, context)
         self.precision = choose_precision(arguments, str(skeleton.config.dtype).removeprefix("torch."))
+        validates, streams = self.feed.validation is not None, self.feed.place is not None
         self.settings = trainer_settings(
-            arguments, self.precision, context.scratch, validates=self.validation is not None
+            arguments, self.precision, context.scratch, validates=validates, streams=streams
         )
         self.tuner.check(skeleton)
-        steps = count_steps(self.settings, len(self.rows))
+        steps = count_steps(self.settings, 0 if streams else len(self.feed.train))
         given, adapter = inputs.get("checkpoint"), inputs.get("adapter")
         self.start: Start = find_start(arguments, self.checkpoints, given, steps, adapter)
+        if self.start.resumes and self.start.checkpoint is not None and not arguments.ignore_data_skip:
+            self.feed.resume(self.start.checkpoint)
 
     def run(self, out: Path) -> Metrics:
         """Trains and writes everything."""
@@ -103,7 +112,7 @@ class _Run:
         try:
             self._train(trainer)
             history = trainer.state.log_history
-            if self.validation is not None and _last(history, "eval_loss") != trainer.state.global_step:
+            if self.feed.validation is not None and _last(history, "eval_loss") != trainer.state.global_step:
                 trainer.evaluate()
         except StopValidation:
             pass
@@ -119,20 +128,21 @@ class _Run:
         from transformers import set_seed
 
         from stages.training.loading import load_model
+        from stages.training.packs import check_isolation
         from stages.training.progress import make_callbacks
         from stages.training.settings import writes_tensorboard
         from stages.training.trainer import make_trainer
 
         set_seed(self.arguments.seed)
         model = load_model(self.tuner.weights(self.base, self.start.checkpoint), self.arguments, self.precision)
+        if "num_packs" in self.feed.facts:
+            check_isolation(model)
         model = self.tuner.prepare(model)
         if self.start.checkpoint is not None and (self.start.finished or not self.start.resumes):
             self.tuner.load(model, self.start.checkpoint)
         runs = self.context.attachments / "runs" if writes_tensorboard(self.arguments) else None
         report, callbacks = make_callbacks(self.context, runs)
-        trainer = make_trainer(
-            model, self.settings, self.tuner, self.checkpoints, self.rows, self.validation, callbacks
-        )
+        trainer = make_trainer(model, self.settings, self.tuner, self.checkpoints, self.feed, callbacks)
         return trainer, report
 
     def _train(self, trainer: Any) -> None:
@@ -152,9 +162,8 @@ class _Run:
         trained, total = _count_parameters(trainer.model)
         where = "cpu" if self.precision.on_cpu else trainer.args.device
         self.context.logger.info(
-            "train: %s, %.2fM of %.2fM parameters, %d rows, %d tokens of which %d are trained, %s on %s",
-            *(self.arguments.train_type, trained / 1e6, total / 1e6),
-            *(len(self.rows), self.rows.num_tokens, self.rows.num_labels, self.precision.dtype, where),
+            "train: %s, %.2fM of %.2fM parameters, %s, %s on %s",
+            *(self.arguments.train_type, trained / 1e6, total / 1e6, self.feed.described, self.precision.dtype, where),
         )
         if self.start.checkpoint is not None:
             what = "goes on from" if self.start.resumes else "takes its weights from"
@@ -173,6 +182,7 @@ class _Run:
         else:
             _check_finite(trainer.model, self.arguments)
             self.tuner.save(trainer.model, out)
+            self.feed.carry_template(out)
         self.tuner.complete(self.base, out)
 
     def _metrics(self, trainer: Any) -> Metrics:
@@ -186,9 +196,7 @@ class _Run:
             "first_loss": losses[0][1],
             "last_loss": losses[-1][1],
             "num_train_epochs": round(float(state.epoch or 0), 4),
-            "num_rows": len(self.rows),
-            "num_tokens": self.rows.num_tokens,
-            "num_trained_tokens": self.rows.num_labels,
+            **self.feed.facts,
             "num_parameters": total,
             "num_trainable_parameters": trained,
         }
@@ -199,17 +207,6 @@ class _Run:
         if state.best_metric is not None:
             metrics |= {"best_metric": state.best_metric, "best_step": state.best_global_step}
         return metrics
-
-
-def _read_rows(arguments: TrainArguments, tokens: Path, skeleton: Any) -> tuple[TokenRows, TokenRows | None]:
-    from stages.training.rows import read_rows
-
-    if not (tokens / "train.parquet").is_file():
-        raise DataError("the tokens have no train.parquet: every row was held out, or none was left")
-    vocabulary = skeleton.get_input_embeddings().num_embeddings
-    validation = tokens / "validation.parquet"
-    validates = arguments.eval_strategy != "no" and validation.is_file()
-    return read_rows(tokens / "train.parquet", vocabulary), read_rows(validation, vocabulary) if validates else None
 
 
 def _count_parameters(model: Any) -> tuple[int, int]:
@@ -246,9 +243,7 @@ STAGE = Stage(
     arguments=TrainArguments,
     inputs={
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="the model to train"),
-        "tokens": Input(
-            kinds=("tokens",), reads=("train.parquet", "validation.parquet"), help="what tokenize has made"
-        ),
+        "tokens": Input(kinds=("tokens",), reads=TOKEN_FILES, help="what tokenize has made"),
         "checkpoint": Input(
             kinds=("files", "adapter", "model"), required=False, help="a checkpoint-<step> to go on from"
         ),

@@ -75,10 +75,12 @@ def held_out_loss(model: PreTrainedModel, rows: TokenRows, *, batch_size: int, c
 
 def _batch_loss(model: PreTrainedModel, batch: list[dict[str, Any]], keeps_some: bool) -> tuple[float, int]:
     """The sum of cross entropies, and how many there are."""
-    from stages.training.rows import IGNORED, collate
+    from stages.training.batches import collate
+    from stages.training.rows import IGNORED
 
     tensors = {name: tensor.to(model.device) for name, tensor in collate(batch).items()}
     labels = tensors.pop("labels")[:, 1:]
+    tensors.pop("loss_scale", None)
     labelled = labels != IGNORED
     kept = labelled.any(dim=0).nonzero().squeeze(1)  # positions; the label of position p is token p + 1
     options = {"logits_to_keep": kept} if keeps_some else {}

@@ -13,11 +13,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["STATE_FILES", "Checkpoints"]
+__all__ = ["PLACE", "STATE_FILES", "Checkpoints"]
 
 MARKER = "complete"
-STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
-"""What only going on from a checkpoint needs; the trainer reads them with `weights_only`, which runs no code."""
+PLACE = "place.json"
+"""How far a stream of rows had been read."""
+STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", PLACE)
+"""What only going on from a checkpoint needs; the trainer reads pickles with `weights_only`, which runs no code."""
 FOLDER = re.compile(r"checkpoint-(\d+)")
 
 

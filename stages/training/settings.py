@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, MissingPackage
+from stages.training.parallel import parallel_settings
 
 if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
@@ -23,7 +24,7 @@ OLD_NAMES = ("gradient_checkpointing", "gradient_checkpointing_kwargs")
 
 
 def trainer_settings(
-    arguments: TrainArguments, precision: Precision, folder: Path, *, validates: bool
+    arguments: TrainArguments, precision: Precision, folder: Path, *, validates: bool, streams: bool = False
 ) -> Seq2SeqTrainingArguments:
     """Everything that transformers knows, passed through; on top what this machine and this house decide.
 
@@ -32,6 +33,7 @@ def trainer_settings(
         precision: device and data types.
         folder: where checkpoints are written.
         validates: whether there are rows to validate on.
+        streams: whether rows have no numbers.
 
     Raises:
         ArgumentsError: transformers refuses a combination, or one needs a validation that does not take place.
@@ -65,7 +67,12 @@ def trainer_settings(
         "enable_jit_checkpoint": False,
         "resume_from_checkpoint": None,
         "push_to_hub": False,
+        "remove_unused_columns": False,  # weights and places are no arguments of a model
     }
+    if streams:  # it goes on from its own place; batches of several lengths cannot be dealt out by one process
+        values["ignore_data_skip"] = True
+        values["accelerator_config"] = {"dispatch_batches": False} | (arguments.accelerator_config or {})
+    values |= parallel_settings(arguments)
     try:
         settings = Seq2SeqTrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:

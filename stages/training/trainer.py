@@ -3,7 +3,7 @@
 What is changed, and nothing else: weights are saved and loaded by the tuner; a checkpoint counts only once it is on
 the disk; the validation loss is a mean over tokens, not over batches; validation leaves the random state alone, so
 that a run which is resumed after it goes on exactly; rows grouped by length come in an order that can be repeated;
-on a CPU no padding is computed.
+tokens may have weights; a stream goes on from its place in the data; on a CPU no padding is computed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.training.rows import IGNORED, TokenRows, collate, split_by_length
+from stages.training.batches import collate, split_by_length
+from stages.training.loss import weighted_loss
+from stages.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
     from transformers import Trainer as Base
 
     from stages.training.checkpoints import Checkpoints
+    from stages.training.feed import Feed
     from stages.training.tuners import Tuner
 else:
     Base = object  # transformers is imported only where a trainer is made
@@ -35,8 +38,7 @@ def make_trainer(
     settings: Seq2SeqTrainingArguments,
     tuner: Tuner,
     checkpoints: Checkpoints,
-    rows: TokenRows,
-    validation: TokenRows | None,
+    feed: Feed,
     callbacks: Sequence[Any],
 ) -> Any:
     """A Trainer for a prepared model.
@@ -46,8 +48,7 @@ def make_trainer(
         settings: see `settings.py`.
         tuner: saves and loads weights.
         checkpoints: where they are.
-        rows: what is trained on.
-        validation: what is validated on, if anything.
+        feed: what is trained and validated on.
         callbacks: called after transformers' own, which decides when to log, save and validate.
     """
     from transformers import PrinterCallback, Trainer
@@ -58,14 +59,15 @@ def make_trainer(
     trainer = StageTrainer(
         model=model,
         args=settings,
-        data_collator=collate,
-        train_dataset=rows,
-        eval_dataset=validation,
+        data_collator=feed.collate or collate,
+        train_dataset=feed.train,
+        eval_dataset=feed.validation,
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.tuner = tuner
     trainer.checkpoints = checkpoints
+    trainer.feed = feed
     return trainer
 
 
@@ -74,14 +76,19 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     tuner: Tuner
     checkpoints: Checkpoints
+    feed: Feed
+    _scale: Any = None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.tuner.save(self.model, Path(output_dir or self.args.output_dir))
+        folder = Path(output_dir or self.args.output_dir)
+        self.tuner.save(self.model, folder)
+        self.feed.carry_template(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
         self.checkpoints.begin(step)
         super()._save_checkpoint(model, trial)
+        self.feed.save_place(self.checkpoints.path(step))
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         self.checkpoints.finish(step, best=best)
 
@@ -91,9 +98,37 @@ class _StageTrainer(Base):  # type: ignore[misc]
     def _load_best_model(self) -> None:
         """Nothing: the stage takes the files of the best checkpoint as they are."""
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own. Here a stream that goes on takes up its random state: the loader has drawn from it before.
+
+        So the Trainer does it where it skips rows.
+        """
+        samples = super().get_batch_samples(*args, **kwargs)
+        if self.feed.resumes_from is not None:
+            self._load_rng_state(str(self.feed.resumes_from))
+            self.feed.resumes_from = None
+        return samples
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        """The Trainer's own; where tokens have weights, they are counted whether or not the model asks for it."""
+        weighted = any("loss_scale" in batch for batch in batch_samples)
+        self.compute_loss_func = self._weighted_loss if weighted else None
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's own loss, or `weighted_loss` where some tokens of an optimizer step have weights."""
+        self._scale = inputs.pop("loss_scale", None)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _weighted_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        smoothing = self.args.label_smoothing_factor
+        return weighted_loss(outputs.logits, labels, self._scale, num_items_in_batch, label_smoothing=smoothing)
+
     def _maybe_log_save_evaluate(
         self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
     ) -> None:
+        if self.feed.place is not None:  # the Trainer counts what a stream has not: a share of the steps
+            self.state.epoch = float(self.feed.place.epoch)
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         except StopValidation:
@@ -125,6 +160,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """On a CPU, rows of different lengths one by one: the gradients add up to the same, without padding."""
+        self.feed.reached(inputs.pop("place", None))
         if num_items_in_batch is None or self.args.device.type != "cpu":
             return super().training_step(model, inputs, num_items_in_batch)
         return sum(
@@ -135,6 +171,8 @@ class _StageTrainer(Base):  # type: ignore[misc]
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         """The loss of a batch, remembered with its weight."""
         tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        if not tokens:  # a row that lazy_tokenize cannot use
+            return inputs["labels"].new_zeros((), dtype=float), None, None
         loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
         self._sum += float(loss) * tokens
         self._tokens += tokens

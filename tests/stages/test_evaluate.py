@@ -18,6 +18,7 @@ from stages.errors import ArgumentsError, DataError, MissingPackage, ModelError,
 from stages.evaluate import STAGE, evaluate, prepare
 from stages.quantize import quantize
 from stages.run import run_stage
+from tests.stages.training.tokens import write_arrow
 
 QA_ROWS = [
     {"question": "what is the capital of France?", "answer": "Paris"},
@@ -40,15 +41,12 @@ class Recorder(NullReporter):
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokens artifact whose validation file has nine rows, half of their tokens labelled."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     folder = tmp_path_factory.mktemp("tokens")
     generator = np.random.default_rng(1)
     ids = [generator.integers(3, 384, generator.integers(10, 40)).tolist() for _ in range(9)]
     labels = [[-100] * (len(row) // 2) + row[len(row) // 2 :] for row in ids]
-    columns = {name: pa.array(rows, pa.list_(pa.int32())) for name, rows in (("input_ids", ids), ("labels", labels))}
-    pq.write_table(pa.table(columns), folder / "validation.parquet")
+    write_arrow(folder / "validation.arrow", {"input_ids": ids, "labels": labels})
     (folder / "tokens.json").write_text("{}")
     return folder
 
@@ -111,7 +109,7 @@ def test_rows_that_are_trained_on_are_not_read(
 ) -> None:
     """Another training file leaves the key as it is."""
     others = shutil.copytree(tokens, tmp_path / "others")
-    (others / "train.parquet").write_bytes(b"whatever")
+    (others / "train.arrow").write_bytes(b"whatever")
     first = run_stage(STAGE, EvaluateArguments(), {"model": tiny_model, "tokens": tokens}, store=store)
     assert run_stage(STAGE, EvaluateArguments(), {"model": tiny_model, "tokens": others}, store=store).key == first.key
 
@@ -127,11 +125,7 @@ def test_nothing_to_measure_with_is_refused(tmp_path: Path, tiny_model: Path, to
 
 
 def test_rows_of_another_tokenizer_are_refused(tmp_path: Path, tiny_model: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    column = pa.array([[5, 9999]], pa.list_(pa.int32()))
-    pq.write_table(pa.table({"input_ids": column, "labels": column}), tmp_path / "validation.parquet")
+    write_arrow(tmp_path / "validation.arrow", {"input_ids": [[5, 9999]], "labels": [[5, 9999]]})
     with pytest.raises(DataError, match="the token id 9999, the model knows 384"):
         run(tmp_path / "run", {"model": tiny_model, "tokens": tmp_path})
 

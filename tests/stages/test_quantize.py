@@ -16,6 +16,7 @@ from stages.context import Context
 from stages.errors import ArgumentsError, DataError, Interrupted, ModelError
 from stages.quantize import STAGE, quantize
 from stages.run import run_stage
+from tests.stages.training.tokens import write_arrow
 
 GPTQ = {"quant_method": "gptq", "group_size": 32, "quant_seqlen": 64}
 
@@ -28,14 +29,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_tokens(folder: Path, rows: int = 60) -> Path:
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     generator = np.random.default_rng(0)
     ids = [generator.integers(3, 384, generator.integers(10, 40)).tolist() for _ in range(rows)]
-    column = pa.array(ids, pa.list_(pa.int32()))
     for name in ("train", "validation"):
-        pq.write_table(pa.table({"input_ids": column, "labels": column}), folder / f"{name}.parquet")
+        write_arrow(folder / f"{name}.arrow", {"input_ids": ids, "labels": ids})
     return folder
 
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,20 @@ from stages.arguments import TrainArguments
 from stages.context import Context, NullReporter
 from stages.errors import ArgumentsError, DataError, Interrupted, MissingPackage, ModelError, UserError
 from stages.train import STAGE, can_resume, prepare, train
+from tests.stages.training.tokens import write_arrow
 
 VOCABULARY = 384
 
 
 def write_tokens(folder: Path, *, train: int = 12, validation: int = 3) -> Path:
     """Rows of 4 to 20 random tokens, the first few without a label."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     generator = random.Random(0)
     folder.mkdir(parents=True)
     for name, count in (("train", train), ("validation", validation)):
         ids = [[generator.randrange(VOCABULARY) for _ in range(generator.randint(4, 20))] for _ in range(count)]
         labels = [[-100, -100, *row[2:]] for row in ids]
-        kind = pa.list_(pa.int32())
-        table = pa.table({"input_ids": pa.array(ids, kind), "labels": pa.array(labels, kind)})
         if count:
-            pq.write_table(table, folder / f"{name}.parquet")
+            write_arrow(folder / f"{name}.arrow", {"input_ids": ids, "labels": labels}, rows_a_batch=5)
     return folder
 
 
@@ -406,38 +401,34 @@ def test_nothing_is_saved_but_the_result(lab: Lab) -> None:
     assert not list(lab.attachments.glob("checkpoint-*"))
 
 
-def spoil_tokens(folder: Path, change: Callable[[Any], Any]) -> Path:
-    import pyarrow.parquet as pq
-
-    write_tokens(folder, validation=0)
-    pq.write_table(change(pq.read_table(folder / "train.parquet")), folder / "train.parquet")
-    return folder
-
-
-def with_column(name: str, index: int, values: list[list[int]]) -> Callable[[Any], Any]:
-    def change(table: Any) -> Any:
-        import pyarrow as pa
-
-        column = table.column(name).to_pylist()
-        column[index] = values[0]
-        return table.set_column(table.column_names.index(name), name, pa.array(column, pa.list_(pa.int32())))
-
-    return change
-
-
-BAD_TOKENS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "another tokenizer": (with_column("input_ids", 3, [[384] * 9]), "more or fewer labels than tokens"),
-    "no rows": (lambda table: table.slice(0, 0), "train.parquet holds no row"),
-    "no labels": (lambda table: table.drop_columns(["labels"]), "train.parquet"),
+BAD_TOKENS: dict[str, tuple[str, dict[str, list[list[int]]], str]] = {
+    "other lengths": ("train", {"input_ids": [[1, 2]], "labels": [[-100]]}, "more or fewer labels than tokens"),
+    "another tokenizer": ("train", {"input_ids": [[1, 384]], "labels": [[-100, 384]]}, "token id 384, the model knows"),
+    "no rows": ("train", {"input_ids": [], "labels": []}, "train.arrow holds no row"),
+    "no labels": ("train", {"input_ids": [[1, 2]]}, "has the columns input_ids; labels is needed"),
+    "all held out": (
+        "validation",
+        {"input_ids": [[1, 2]], "labels": [[-100, 2]]},
+        "the tokens have no train.arrow: ev",
+    ),
 }
 
 
-@pytest.mark.parametrize(("change", "message"), BAD_TOKENS.values(), ids=BAD_TOKENS.keys())
+@pytest.mark.parametrize(("name", "columns", "message"), BAD_TOKENS.values(), ids=BAD_TOKENS.keys())
 def test_tokens_that_cannot_be_trained(
-    tmp_path: Path, tiny_model: Path, change: Callable[[Any], Any], message: str
+    tmp_path: Path, tiny_model: Path, name: str, columns: dict[str, list[list[int]]], message: str
 ) -> None:
+    (tmp_path / "tokens").mkdir()
+    write_arrow(tmp_path / "tokens" / f"{name}.arrow", columns)
     with pytest.raises(DataError, match=message):
-        Lab(tmp_path, tiny_model, spoil_tokens(tmp_path / "tokens", change)).run(SHORT)
+        Lab(tmp_path, tiny_model, tmp_path / "tokens").run(SHORT)
+
+
+def test_tokens_of_an_older_tokenize(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="Parquet files of an older tokenize: run it again"):
+        Lab(tmp_path, tiny_model, tmp_path / "tokens").run(SHORT)
 
 
 BAD_ARGUMENTS: list[tuple[dict[str, Any], type[UserError], str]] = [

@@ -35,7 +35,7 @@ def rows() -> Any:
     """Rows of 2 to 40 tokens, some of whose labels are -100, the first token's among those that are not."""
     import numpy as np
 
-    from stages.training.rows import TokenRows
+    from stages.training.rows import Part, TokenRows
 
     generator = np.random.default_rng(3)
     lengths = [2, 40, 17, 17, 5, 31, 8]
@@ -43,7 +43,7 @@ def rows() -> Any:
     labels = np.where(generator.random(len(ids)) < 0.4, -100, ids).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     labels[starts[1:] - 1] = ids[starts[1:] - 1]
-    return TokenRows(ids, labels, starts)
+    return TokenRows([Part(ids, labels, starts)])
 
 
 def context(tmp_path: Path, **given: Any) -> Context:

@@ -16,10 +16,10 @@ def rows_of(*lengths: int) -> Any:
     """Rows whose ids tell which row they are of."""
     import numpy as np
 
-    from stages.training.rows import TokenRows
+    from stages.training.rows import Part, TokenRows
 
     ids = np.repeat(np.arange(len(lengths)), lengths).astype(np.int32)
-    return TokenRows(ids, ids, np.concatenate([[0], np.cumsum(lengths)]))
+    return TokenRows([Part(ids, ids, np.concatenate([[0], np.cumsum(lengths)]))])
 
 
 def test_rows_are_shuffled_joined_and_cut() -> None:

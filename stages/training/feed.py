@@ -1,0 +1,222 @@
+"""What a training run reads: rows, packs, rows that are tokenized as they are needed, or a stream of them.
+
+check_feed(arguments, tokens); feed = open_feed(arguments, tokens, base, vocabulary, context); feed.train[0]
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.context import Context
+from stages.errors import ArgumentsError, DataError, ModelError
+from stages.training.checkpoints import PLACE
+
+if TYPE_CHECKING:
+    from stages.arguments import TrainArguments
+    from stages.data.encode import RowEncoder
+    from stages.training.lazy import LazyRows
+
+__all__ = ["TEMPLATE", "TOKEN_FILES", "Feed", "Place", "check_feed", "open_feed"]
+
+TOKEN_FILES = ("*.arrow", "*.parquet", "encoder.json", "stream.json", "chat_template.jinja", "media/**", "files/**")
+"""What training reads of a tokens artifact."""
+TEMPLATE = "chat_template.jinja"
+"""In tokens, and in what is trained on them: how a conversation was written down."""
+
+
+class Place(NamedTuple):
+    """How far a stream has been read.
+
+    Attributes:
+        position: the raw rows read of this pass over the data.
+        epoch: the passes before.
+        packs: with packing, how many packs have been handed out of the rows that follow `position`.
+    """
+
+    position: int = 0
+    epoch: int = 0
+    packs: int = 0
+
+
+@dataclass
+class Feed:
+    """The rows of one run, and how far it has come in them.
+
+    Attributes:
+        train: a dataset as torch knows it: by number, or one after the other.
+        validation: the rows that the loss is measured on, by number, if any.
+        described: what is read, in words, with numbers.
+        facts: numbers for the metrics.
+        template: the chat template that the rows were written with, if it is not the model's own.
+        collate: makes a batch of rows, where that is not `batches.collate`.
+        place: how far a stream has been read; None where rows have numbers.
+        resumes_from: the checkpoint whose random state is to be taken up with the first rows.
+    """
+
+    train: Any
+    validation: Any = None
+    described: str = ""
+    facts: dict[str, int] = field(default_factory=dict)
+    template: Path | None = None
+    collate: Callable[[Any], dict[str, Any]] | None = None
+    place: Place | None = None
+    resumes_from: Path | None = None
+
+    def reached(self, place: Any) -> None:
+        """A batch of the stream has been trained on; `place` is a tensor, None where rows have numbers."""
+        if place is not None:
+            self.place = Place(*place.tolist())
+
+    def save_place(self, checkpoint: Path) -> None:
+        """Writes down how far a stream has been read."""
+        if self.place is not None:
+            (checkpoint / PLACE).write_text(json.dumps(self.place._asdict()) + "\n", encoding="utf-8")
+
+    def resume(self, checkpoint: Path) -> None:
+        """Puts a stream where it was at a checkpoint; rows with numbers are found by the trainer.
+
+        Raises:
+            ModelError: the checkpoint is not of a run on a stream.
+        """
+        from stages.sources.model_folder import read_json
+
+        if self.place is None:
+            return
+        if not (checkpoint / PLACE).is_file():
+            raise ModelError(
+                f"the checkpoint {checkpoint.name} has no {PLACE}: it was not trained with `--streaming`. "
+                "Give `--resume_only_model true` to take only its weights"
+            )
+        self.place = self.train.start = Place(**read_json(checkpoint / PLACE))
+        self.resumes_from = checkpoint
+
+    def carry_template(self, out: Path) -> None:
+        """Puts the chat template beside what was trained with it."""
+        if self.template is not None:
+            (out / TEMPLATE).unlink(missing_ok=True)  # it may be a link to another file
+            shutil.copyfile(self.template, out / TEMPLATE)
+
+
+def check_feed(arguments: TrainArguments, tokens: Path) -> None:
+    """Refuses tokens that these arguments cannot be used with, before anything is loaded.
+
+    Raises:
+        DataError: there are no rows.
+        ArgumentsError: what only numbered rows, or rows of known length, can do.
+    """
+    if (tokens / "stream.json").is_file():
+        if arguments.max_steps < 1:
+            raise ArgumentsError("`--streaming` does not know how many rows there are: add `--max_steps`")
+        if arguments.dataloader_num_workers > 1:
+            raise ArgumentsError(
+                f"`--dataloader_num_workers {arguments.dataloader_num_workers}`: a stream is read by one process. "
+                "Give 1, or 0 for the main one"
+            )
+        _check_lengths(arguments, "--streaming")
+    elif (tokens / "train.arrow").is_file():
+        return
+    elif (tokens / "train.parquet").is_file() and (tokens / "encoder.json").is_file():
+        _check_lengths(arguments, "--lazy_tokenize")
+    elif (tokens / "train.parquet").is_file():
+        raise DataError("the tokens are Parquet files of an older tokenize: run it again")
+    else:
+        raise DataError("the tokens have no train.arrow: every row was held out, or none was left")
+
+
+def _check_lengths(arguments: TrainArguments, flag: str) -> None:
+    if arguments.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+        raise ArgumentsError(
+            f"`--train_sampling_strategy {arguments.train_sampling_strategy}` needs every row's length, "
+            f"`{flag}` knows none: drop one of them"
+        )
+
+
+def open_feed(arguments: TrainArguments, tokens: Path, base: Path, vocabulary: int, context: Context) -> Feed:
+    """Opens the tokens, which `check_feed` has let pass.
+
+    Args:
+        arguments: whether there is a validation.
+        tokens: what the tokenize stage has made.
+        base: the model, whose tokenizer encodes rows that are not yet.
+        vocabulary: tokens that the model knows.
+        context: scratch keeps a copy of lazy rows that can be read in any order.
+
+    Raises:
+        DataError: rows that cannot be trained.
+    """
+    encoder = _open_encoder(tokens, base)
+    if (tokens / "stream.json").is_file():
+        feed = _stream(tokens, encoder, vocabulary, context)
+    elif (tokens / "train.arrow").is_file():
+        feed = _numbered(tokens, vocabulary)
+    else:
+        rows = _lazy(tokens / "train.parquet", encoder, vocabulary, context)
+        feed = Feed(rows, described=f"{len(rows)} rows, tokenized as they are needed", facts={"num_rows": len(rows)})
+    if arguments.eval_strategy != "no":
+        feed.validation = _validation(tokens, encoder, vocabulary, context)
+    feed.template = tokens / TEMPLATE if (tokens / TEMPLATE).is_file() else None
+    return feed
+
+
+def _numbered(tokens: Path, vocabulary: int) -> Feed:
+    from stages.training.packs import read_packs
+    from stages.training.rows import read_rows
+
+    rows = read_rows(tokens / "train.arrow", vocabulary)
+    facts = {"num_rows": len(rows), "num_tokens": rows.num_tokens, "num_trained_tokens": rows.num_labels}
+    counted = f"{rows.num_tokens} tokens of which {rows.num_labels} are trained"
+    if not (tokens / "train_packs.arrow").is_file():
+        return Feed(rows, described=f"{len(rows)} rows, {counted}", facts=facts)
+    packs = read_packs(tokens / "train_packs.arrow", rows)
+    described = f"{len(rows)} rows in {len(packs)} packs, {counted}"
+    return Feed(packs, described=described, facts=facts | {"num_packs": len(packs)})
+
+
+def _validation(tokens: Path, encoder: RowEncoder | None, vocabulary: int, context: Context) -> Any:
+    from stages.training.rows import read_rows
+
+    if (tokens / "validation.arrow").is_file():
+        return read_rows(tokens / "validation.arrow", vocabulary)
+    if (tokens / "validation.parquet").is_file():
+        return _lazy(tokens / "validation.parquet", encoder, vocabulary, context)
+    return None
+
+
+def _open_encoder(tokens: Path, base: Path) -> RowEncoder | None:
+    if not (tokens / "encoder.json").is_file():
+        return None
+    from stages.data.encode import EncoderSettings, open_encoder
+
+    return open_encoder(base, EncoderSettings.from_json((tokens / "encoder.json").read_text(encoding="utf-8")))
+
+
+def _lazy(path: Path, encoder: RowEncoder | None, vocabulary: int, context: Context) -> LazyRows:
+    from stages.training.lazy import LazyRows, open_standard_rows
+    from stages.training.usable import Usable
+
+    if encoder is None:
+        raise DataError(f"the tokens have {path.name} and no encoder.json: tokenize again")
+    rows = open_standard_rows(path, context.scratch / f"{path.stem}.arrow")
+    usable = Usable(encoder, vocabulary, path.name, context.logger)
+    return LazyRows(rows, usable, replaces=path.stem == "train")
+
+
+def _stream(tokens: Path, encoder: RowEncoder | None, vocabulary: int, context: Context) -> Feed:
+    from stages.data.stream import RowStream
+    from stages.sources.model_folder import read_json
+    from stages.training.stream import make_stream
+    from stages.training.usable import Usable
+
+    if encoder is None:
+        raise DataError("the tokens have a stream.json and no encoder.json: tokenize again")
+    settings = read_json(tokens / "encoder.json")
+    pack_length = settings.get("max_length") if settings.get("packing") else None
+    usable = Usable(encoder, vocabulary, "stream", context.logger)
+    rows = make_stream(RowStream.open(tokens), usable, pack_length)
+    described = "a stream of rows" if pack_length is None else f"a stream of rows, in packs of {pack_length} tokens"
+    return Feed(rows, described=described, place=Place())

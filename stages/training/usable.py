@@ -1,0 +1,53 @@
+"""Rows that are encoded while training goes on: `Usable(encoder, 49152, "train", logger)(row, 3)`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stages.training.rows import check_ids, trains
+
+if TYPE_CHECKING:
+    from stages.data.encode import RowEncoder
+
+__all__ = ["Usable"]
+
+NAMED = 10
+"""So many unusable rows are named; the others are counted."""
+
+
+class Usable:
+    """Encodes rows, and names those that are too long, have nothing to train or cannot be encoded."""
+
+    def __init__(self, encoder: RowEncoder, vocabulary: int, name: str, logger: logging.Logger) -> None:
+        """Nothing is encoded yet.
+
+        Args:
+            encoder: what tokenize would have used.
+            vocabulary: tokens that the model knows.
+            name: of the rows, for messages.
+            logger: is told of the first ten.
+        """
+        self.encoder, self.vocabulary, self.name, self.logger = encoder, vocabulary, name, logger
+        self._unusable: set[int] = set()
+
+    def __call__(self, row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
+        """The row as a trainer takes it, or None if it cannot be trained.
+
+        Raises:
+            DataError: an id that the model does not know.
+        """
+        encoded = self.encoder.encode_row(row)
+        reason = encoded if isinstance(encoded, str) else None
+        if not isinstance(encoded, str):
+            item: dict[str, Any] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
+            if encoded.loss_scale is not None:
+                item["loss_scale"] = encoded.loss_scale
+            check_ids(encoded.input_ids, f"{self.name} row {number}", self.vocabulary)
+            if trains(item):
+                return item
+        if len(self._unusable) < NAMED and number not in self._unusable:
+            self._unusable.add(number)
+            self.logger.warning("train: %s row %d is left out: %s", self.name, number, reason or "nothing to train")
+        return None
