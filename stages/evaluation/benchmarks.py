@@ -89,12 +89,12 @@ def prepare_rows(benchmark: Benchmark, data: Path, out: Path, limit: int | None)
     Raises:
         DataError: a row that the benchmark cannot use, named by file and line; no row at all.
     """
-    from stages.data.readers import data_files
+    from stages.data.files import data_files
 
     subsets: list[Subset] = []
     check = _qa_row if benchmark.name == "general_qa" else _mcq_row
     left = limit
-    for file in data_files(data):
+    for file in data_files(data, split="all"):
         name = _subset_name(file, [subset.name for subset in subsets])
         rows = []
         for number, row in _rows(file):

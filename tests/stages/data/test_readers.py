@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stages.data.readers import Malformed, data_files, read_batches
+from stages.data.files import data_files
+from stages.data.readers import Malformed, read_batches
 from stages.errors import DataError
 
 ROWS = [{"query": "q1", "response": "r1"}, {"query": "q2", "response": 'é,\n"r2"'}]
@@ -85,8 +86,8 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str
         ("a.json", b"[]", "an empty list"),
         ("a.json", b'[{"query": "q"}', "a.json is not JSON"),
         ("a.csv", b"query,query\n1,2\n", "a different name for each column"),
-        ("a.csv", "query,response\né,b\n".encode("latin-1"), "not CSV in UTF-8"),
-        ("a.csv", b'query,response\n"a,b\n', "not CSV in UTF-8"),
+        ("a.csv", "query,response\né,b\n".encode("latin-1"), "a.csv line 2 is not in UTF-8: byte 0xe9 at position 1"),
+        ("a.csv", b'query,response\n"a,b\n', "a.csv line 2 is not CSV"),
         ("a.parquet", b"PAR1 and no more", "not a whole Parquet file"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 1000)[:-20], "not a whole .gz file"),
         ("a.jsonl.gz", b"not compressed at all", "not a whole .gz file"),

@@ -1,0 +1,153 @@
+"""Python files of a user's own, which register datasets, templates or loss scales: `load_plugins(inputs["plugins"])`.
+
+from stages.data.plugins import DatasetMeta, register_dataset
+
+register_dataset(DatasetMeta(dataset_name="faq", dataset_path="faq.jsonl", preprocess_func=lambda row: …))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stages.data.dataset_info import DatasetMeta, SubsetDataset
+from stages.errors import ArgumentsError, MartletError
+
+__all__ = ["DatasetMeta", "SubsetDataset", "hand_in_plugins", "load_plugins", "register_dataset"]
+
+HANDED_IN = "local::plugins"
+
+_collected: ContextVar[list[DatasetMeta] | None] = ContextVar("_collected", default=None)
+
+
+def register_dataset(dataset_meta: DatasetMeta, *, exist_ok: bool = False) -> None:
+    """Makes a dataset known by its ids, path or name; for use in a plugin.
+
+    Args:
+        dataset_meta: the dataset.
+        exist_ok: it replaces one of the same name of the same plugin.
+
+    Raises:
+        ArgumentsError: the plugin registers one of that name already.
+    """
+    found = _collected.get()
+    if found is None:
+        raise ArgumentsError("register_dataset is for files given with `--custom_register_path`")
+    same = [other for other in found if set(other.names()) & set(dataset_meta.names())]
+    if same and not exist_ok:
+        raise ArgumentsError(f"dataset {dataset_meta.title!r} is registered twice")
+    found[:] = [other for other in found if other not in same]
+    found.append(dataset_meta)
+
+
+def hand_in_plugins(paths: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """What a stage's `prepare` makes of `--custom_register_path`: what stands in the key, and the files to take in.
+
+    Raises:
+        ArgumentsError: no such file, or none of Python.
+    """
+    files = []
+    for text in paths:
+        if text == HANDED_IN:
+            return [HANDED_IN], []
+        path = Path(text).expanduser()
+        if not path.is_file():
+            what = "is a folder: name the Python files in it" if path.is_dir() else "does not exist"
+            raise ArgumentsError(f"`--custom_register_path {text}` {what}")
+        if path.suffix != ".py":
+            raise ArgumentsError(f"`--custom_register_path {text}` is no Python file: its name ends in .py")
+        files.append(path)
+    return ([HANDED_IN] if files else []), files
+
+
+def load_plugins(folder: Path | Sequence[Path]) -> list[DatasetMeta]:
+    """Executes the Python files in the order they were given in, each content once a process.
+
+    Args:
+        folder: where they were checked out, `a.py` or `0/a.py`, `1/b.py` …; or the files themselves.
+
+    Returns:
+        The datasets that they register.
+
+    Raises:
+        ArgumentsError: one of them raises; the message names the file and the line.
+    """
+    files = _in_order(folder) if isinstance(folder, Path) else list(folder)
+    return [dataset for file in files for dataset in _load(file, files)]
+
+
+def _in_order(folder: Path) -> list[Path]:
+    files = list(folder.rglob("*.py"))
+    return sorted(
+        files, key=lambda file: (len(file.parent.name), file.parent.name) if file.parent != folder else (0, "")
+    )
+
+
+def _load(file: Path, siblings: Sequence[Path]) -> list[DatasetMeta]:
+    code = file.read_bytes()
+    name = f"martlet_plugin_{hashlib.sha256(code).hexdigest()[:16]}"
+    if (module := sys.modules.get(name)) is not None:
+        return list(module.__dict__["__datasets__"])
+    module = ModuleType(name)
+    module.__file__ = str(file)
+    found: list[DatasetMeta] = []
+    with _importing(name, module, found, siblings):
+        try:
+            exec(compile(code, str(file), "exec"), module.__dict__)
+        except (Exception, SystemExit) as error:
+            raise ArgumentsError(f"`--custom_register_path`: {_where(error, file)}: {_what(error)}") from error
+    beside = [_beside(dataset, file.resolve().parent) for dataset in found]
+    module.__dict__["__datasets__"] = beside
+    return list(beside)
+
+
+def _beside(dataset: DatasetMeta, folder: Path) -> DatasetMeta:
+    """A relative path starts at the plugin; of an object that is no function, its method `preprocess` counts."""
+    path = dataset.dataset_path
+    function: Any = dataset.preprocess_func
+    return replace(
+        dataset,
+        dataset_path=str(folder / Path(path).expanduser()) if path else None,
+        preprocess_func=getattr(function, "preprocess", function),
+    )
+
+
+@contextmanager
+def _importing(name: str, module: ModuleType, found: list[DatasetMeta], siblings: Sequence[Path]) -> Iterator[None]:
+    """While a plugin runs it is a module, may import those beside it, and what it registers is noted."""
+    folders = [str(file.resolve().parent) for file in siblings]
+    sys.modules[name] = module
+    sys.path[:0] = folders
+    token = _collected.set(found)
+    try:
+        yield
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        _collected.reset(token)
+        for folder in folders:
+            sys.path.remove(folder)
+
+
+def _where(error: BaseException, file: Path) -> str:
+    """The file and the line, of the plugin, where it went wrong."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f"{file.name} line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"{file.name} line {lines[-1]}" if lines else file.name
+
+
+def _what(error: BaseException) -> str:
+    text = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, MartletError):
+        return text
+    return f"{type(error).__name__}: {text:.200}" if text else type(error).__name__
