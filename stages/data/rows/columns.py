@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.data.rows.values import RowError, quoted
+from stages.data.rows.values import Kind, RowError, quoted
 
 __all__ = ["COLUMNS", "MEDIA", "Plan", "plan_columns"]
 
+AMBIGUOUS: Kind = "ambiguous columns"
 CONVERSATIONS = ("messages", "conversations", "conversation")
 
 # SWIFT's names for each standard column; the standard name itself comes first.
@@ -32,7 +33,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 MEDIA = ("images", "videos", "audios")
 TARGETS = {name: target for target, names in COLUMNS.items() for name in names}
-PAIR = {"chosen", "rejected"}
+PAIRS = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,20 @@ def plan_columns(columns: Sequence[str], renamed: Mapping[str, str]) -> Plan:
     for column in [column for column in columns if column.lower() not in renamed]:
         if any(names[column] == name for other, name in names.items() if other.lower() in renamed):
             del names[column]  # the user named another column for this
-    pair = {name: column for column, name in names.items() if name in PAIR}
-    known = {column: name for column, name in names.items() if name in TARGETS}
-    chosen = pair.get("chosen") if len(pair) == len(PAIR) else None
-    rejected = pair.get("rejected") if chosen is not None else None
+    by_name = {name: column for column, name in names.items()}
+    chosen, rejected = next(((by_name[a], by_name[b]) for a, b in PAIRS if a in by_name and b in by_name), (None, None))
+    known = {column: name for column, name in names.items() if name in TARGETS and column != rejected}
     conversations = [column for column, name in names.items() if name in CONVERSATIONS]
     if len(conversations) > 1:
-        raise RowError(f"columns {quoted(conversations)} all are conversations: drop all but one", "ambiguous columns")
+        raise RowError(f"columns {quoted(conversations)} all are conversations: drop all but one", AMBIGUOUS)
     if conversations:
         unused = ("query", "response", "history")
         found = _targets({column: name for column, name in known.items() if TARGETS[name] not in unused})
         return _plan("messages", found, conversation=conversations[0], chosen=chosen, rejected=rejected)
-    by_name = {name: column for column, name in known.items()}
     if "instruction" in by_name and "input" in by_name:
+        questions = [column for column, name in known.items() if name in ("instruction", "input")]
+        if len(questions) > 2:
+            raise RowError(f"columns {quoted(questions)} all are part of the question: drop all but two", AMBIGUOUS)
         rest = {column: name for column, name in known.items() if TARGETS[name] != "query"}
         if "output" in by_name:
             rest = {c: name for c, name in rest.items() if TARGETS[name] != "response" or name == "output"}
@@ -112,7 +114,7 @@ def _plan(
 ) -> Plan:
     if chosen is not None and "response" in found:
         both = [found["response"], chosen]
-        raise RowError(f"columns {quoted(both)} both are the answer: drop one of them", "ambiguous columns")
+        raise RowError(f"columns {quoted(both)} both are the answer: drop one of them", AMBIGUOUS)
     parts = ("query", "response", "system", "history")
     others = tuple((target, column) for target, column in found.items() if target not in parts)
     return Plan(
@@ -140,8 +142,6 @@ def _targets(known: Mapping[str, str]) -> dict[str, str]:
     for target, columns in found.items():
         standard = [column for column in columns if known[column] == target]
         if len(columns) > 1 and len(standard) != 1:
-            raise RowError(
-                f"columns {quoted(columns)} all mean {target}: rename or drop all but one", "ambiguous columns"
-            )
+            raise RowError(f"columns {quoted(columns)} all mean {target}: rename or drop all but one", AMBIGUOUS)
         chosen[target] = (standard or columns)[0]
     return chosen

@@ -38,7 +38,7 @@ def read_content(value: Any, what: str, media: dict[str, list[str]]) -> str:
 def _part(part: Mapping[str, Any], what: str, media: dict[str, list[str]]) -> str:
     kind = str(part["type"])
     if kind == "text":
-        return text(part.get("text"), what)
+        return text(part.get("text", part.get("value")), what)
     name = f"{kind.removeprefix('input_').removesuffix('_url')}s"
     value = part.get(kind)
     if value is None:

@@ -27,6 +27,7 @@ ROLES = {
     CALL: CALL,
     "tool_call": CALL,
 }
+LOSS = ("loss", "weight", "loss_weight")  # SWIFT's, OpenAI's and LLaMA-Factory's names
 OPTIONS = ("role_key", "content_key", "user_role", "assistant_role", "system_role")
 
 
@@ -122,14 +123,15 @@ def _loss(turn: Mapping[str, Any], role: str, number: int) -> dict[str, bool]:
     """Whether the turn is learnt, where it says so."""
     if "loss_scale" in turn:
         raise RowError(f"message {number} has loss_scale: a message may have loss, true or false", "wrong type")
-    if "loss" not in turn:
+    name = next((name for name in LOSS if name in turn), None)
+    if name is None:
         return {}
-    loss = turn["loss"]
+    loss = turn[name]
     if not isinstance(loss, (bool, int, float)) or loss not in (0, 1):
-        raise RowError(f"loss of message {number} is true or false, not {loss!r:.80}", "wrong type")
+        raise RowError(f"{name} of message {number} is true or false, not {loss!r:.80}", "wrong type")
     if role == "assistant":
         return {"loss": bool(loss)}
-    if loss:
+    if loss and name == "loss":
         raise RowError(f"message {number} is of role {role}: only answers can have loss true", "wrong type")
     return {}
 
