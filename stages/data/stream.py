@@ -27,9 +27,10 @@ from stages.errors import DataError
 if TYPE_CHECKING:
     from stages.data.row_maker import RowMaker
 
-__all__ = ["STREAM_FILE", "RowStream", "StreamFormat", "StreamPart", "StreamSource"]
+__all__ = ["PLUGINS", "STREAM_FILE", "RowStream", "StreamFormat", "StreamPart", "StreamSource"]
 
 STREAM_FILE = "stream.json"
+PLUGINS = "files/plugins"
 WINDOW = 1000
 NAMED_DROPS = 10
 
@@ -153,10 +154,10 @@ class RowStream:
             ArgumentsError: a plugin in it raises.
         """
         stream = cls(folder, StreamFormat.read(folder), logger or logging.getLogger("martlet"), scratch)
-        if (folder / "plugins").is_dir():
+        if (folder / PLUGINS).is_dir():
             from stages.data.plugins import load_plugins
 
-            stream._functions = [dataset.preprocess_func for dataset in load_plugins(folder / "plugins")]
+            stream._functions = [dataset.preprocess_func for dataset in load_plugins(folder / PLUGINS)]
         return stream
 
     def rows(self, start: int = 0, epoch: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -16,7 +16,7 @@ from stages.data.opened import format_of
 from stages.data.readers import count_rows
 from stages.data.sources import Workplace, files_of, hub_folder, hub_parts
 from stages.data.spec import DatasetSpec, Reading
-from stages.data.stream import StreamFormat, StreamPart, StreamSource
+from stages.data.stream import PLUGINS, StreamFormat, StreamPart, StreamSource
 from stages.errors import DataError
 
 __all__ = ["StreamWriter"]
@@ -63,7 +63,7 @@ class StreamWriter:
         """Writes what says how the rows are read, and the plugins that do so."""
         told.write(self.out)
         if plugins is not None:
-            shutil.copytree(plugins, self.out / "plugins")
+            shutil.copytree(plugins, self.out / PLUGINS)
 
     def _hub(self, spec: DatasetSpec, place: Workplace) -> list[StreamPart]:
         return [
