@@ -21,7 +21,13 @@ PROBE = "alpha omega"
 
 @dataclass(frozen=True)
 class MediaTemplate(ChatTemplate):
-    """Renders as transformers' processors do: the content of a message is a list of parts."""
+    """Renders as transformers' processors do: the content of a message is a list of parts.
+
+    Attributes:
+        tags: whether `<image>`, `<video>` and `<audio>` are media, or words like any other.
+    """
+
+    tags: bool = True
 
     @classmethod
     def of(cls, template: ChatTemplate) -> MediaTemplate:
@@ -54,7 +60,7 @@ class MediaTemplate(ChatTemplate):
         content = message.get("content")
         if not isinstance(content, str) or not self._takes_parts.get(message["role"], True):
             return message
-        pieces = TAG.split(content)
+        pieces = TAG.split(content) if self.tags else [content]
         parts = [
             {"type": piece} if index % 2 else {"type": "text", "text": piece}
             for index, piece in enumerate(pieces)

@@ -66,7 +66,16 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
     if tokenizer is None:
         tokenizer, special = _with_transformers(folder)
     text = _template_text(folder, config)
-    return ModelTokenizer(tokenizer, ChatTemplate(text, special) if text else None, _max_length(config, model), special)
+    template = _template(folder, text, special) if text else None
+    return ModelTokenizer(tokenizer, template, _max_length(config, model), special)
+
+
+def _template(folder: Path, text: str, special: Mapping[str, str]) -> ChatTemplate:
+    """The template of a model that sees may read nothing but parts."""
+    from stages.data.media_template import MediaTemplate
+    from stages.data.processor import has_processor
+
+    return MediaTemplate(text, special, tags=False) if has_processor(folder) else ChatTemplate(text, special)
 
 
 def _plain(
@@ -119,11 +128,11 @@ def _content(token: Any) -> str:
 
 
 def _template_text(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja wins over tokenizer_config.json; of several templates, the one called default."""
+    """chat_template.jinja wins, then a processor's, then the tokenizer's; of several, the one called default."""
     path = folder / "chat_template.jinja"
     if path.exists():
         return path.read_text(encoding="utf-8")
-    template = config.get("chat_template")
+    template = _read_if_there(folder / "chat_template.json").get("chat_template") or config.get("chat_template")
     if isinstance(template, list):
         template = {one["name"]: one["template"] for one in template}.get("default")
     return template if isinstance(template, str) else None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,11 +18,21 @@ from stages.training.checkpoints import PLACE
 if TYPE_CHECKING:
     from stages.arguments import TrainArguments
     from stages.data.encode import RowEncoder
+    from stages.data.media_encode import MediaEncoder
     from stages.training.lazy import LazyRows
 
 __all__ = ["TEMPLATE", "TOKEN_FILES", "Feed", "Place", "check_feed", "open_feed"]
 
-TOKEN_FILES = ("*.arrow", "*.parquet", "encoder.json", "stream.json", "chat_template.jinja", "media/**", "files/**")
+TOKEN_FILES = (
+    "*.arrow",
+    "*.parquet",
+    "encoder.json",
+    "stream.json",
+    "chat_template.jinja",
+    "media/**",
+    "files/**",
+    "plugins/**",
+)
 """What training reads of a tokens artifact."""
 TEMPLATE = "chat_template.jinja"
 """In tokens, and in what is trained on them: how a conversation was written down."""
@@ -53,7 +62,6 @@ class Feed:
         described: what is read, in words, with numbers.
         facts: numbers for the metrics.
         template: the chat template that the rows were written with, if it is not the model's own.
-        collate: makes a batch of rows, where that is not `batches.collate`.
         place: how far a stream has been read; None where rows have numbers.
         resumes_from: the checkpoint whose random state is to be taken up with the first rows.
     """
@@ -63,7 +71,6 @@ class Feed:
     described: str = ""
     facts: dict[str, int] = field(default_factory=dict)
     template: Path | None = None
-    collate: Callable[[Any], dict[str, Any]] | None = None
     place: Place | None = None
     resumes_from: Path | None = None
 
@@ -149,7 +156,7 @@ def open_feed(arguments: TrainArguments, tokens: Path, base: Path, vocabulary: i
     Raises:
         DataError: rows that cannot be trained.
     """
-    encoder = _open_encoder(tokens, base)
+    encoder = _open_encoder(arguments, tokens, base)
     if (tokens / "stream.json").is_file():
         feed = _stream(tokens, encoder, vocabulary, context)
     elif (tokens / "train.arrow").is_file():
@@ -177,7 +184,7 @@ def _numbered(tokens: Path, vocabulary: int) -> Feed:
     return Feed(packs, described=described, facts=facts | {"num_packs": len(packs)})
 
 
-def _validation(tokens: Path, encoder: RowEncoder | None, vocabulary: int, context: Context) -> Any:
+def _validation(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> Any:
     from stages.training.rows import read_rows
 
     if (tokens / "validation.arrow").is_file():
@@ -187,15 +194,29 @@ def _validation(tokens: Path, encoder: RowEncoder | None, vocabulary: int, conte
     return None
 
 
-def _open_encoder(tokens: Path, base: Path) -> RowEncoder | None:
+def _open_encoder(arguments: TrainArguments, tokens: Path, base: Path) -> RowEncoder | MediaEncoder | None:
+    """Rows with media are encoded by the model's processor; those of a stream may be such, if the model has one."""
+    from stages.data.encode import EncoderSettings, open_encoder
+    from stages.data.processor import has_processor, open_media_encoder
+    from stages.data.plugins import load_plugins
+    from stages.training.multimodal import check_batches, has_media
+
     if not (tokens / "encoder.json").is_file():
         return None
-    from stages.data.encode import EncoderSettings, open_encoder
+    if (tokens / "plugins").is_dir():
+        load_plugins(tokens / "plugins")
+    settings = EncoderSettings.from_json((tokens / "encoder.json").read_text(encoding="utf-8"))
+    if (tokens / "stream.json").is_file():
+        return open_media_encoder(base, settings, tokens) if has_processor(base) else open_encoder(base, settings)
+    if not has_media(tokens):
+        return open_encoder(base, settings)
+    encoder = open_media_encoder(base, settings, tokens)
+    if max(arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size) > 1:
+        check_batches(encoder, tokens)
+    return encoder
 
-    return open_encoder(base, EncoderSettings.from_json((tokens / "encoder.json").read_text(encoding="utf-8")))
 
-
-def _lazy(path: Path, encoder: RowEncoder | None, vocabulary: int, context: Context) -> LazyRows:
+def _lazy(path: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> LazyRows:
     from stages.training.lazy import LazyRows, open_standard_rows
     from stages.training.usable import Usable
 
@@ -206,7 +227,7 @@ def _lazy(path: Path, encoder: RowEncoder | None, vocabulary: int, context: Cont
     return LazyRows(rows, usable, replaces=path.stem == "train")
 
 
-def _stream(tokens: Path, encoder: RowEncoder | None, vocabulary: int, context: Context) -> Feed:
+def _stream(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> Feed:
     from stages.data.stream import RowStream
     from stages.sources.model_folder import read_json
     from stages.training.stream import make_stream
@@ -215,8 +236,9 @@ def _stream(tokens: Path, encoder: RowEncoder | None, vocabulary: int, context: 
     if encoder is None:
         raise DataError("the tokens have a stream.json and no encoder.json: tokenize again")
     settings = read_json(tokens / "encoder.json")
-    pack_length = settings.get("max_length") if settings.get("packing") else None
+    pack_length = settings["max_length"] if settings.get("packing") else None
     usable = Usable(encoder, vocabulary, "stream", context.logger)
-    rows = make_stream(RowStream.open(tokens), usable, pack_length)
+    raw = RowStream.open(tokens, logger=context.logger, scratch=context.scratch / "media")
+    rows = make_stream(raw, usable, pack_length)
     described = "a stream of rows" if pack_length is None else f"a stream of rows, in packs of {pack_length} tokens"
     return Feed(rows, described=described, place=Place())

@@ -21,15 +21,16 @@ def load_skeleton(folder: Path) -> Any:
         ModelError: its files are damaged, or transformers does not know it.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     from stages.sources.model_folder import check_model_folder
+    from stages.training.multimodal import load_class
 
     check_model_folder(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return load_class(config).from_config(config)
     except (ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"the model cannot be loaded: {_first_line(error)}") from None
 
@@ -41,7 +42,9 @@ def load_model(folder: Path, arguments: TrainArguments, precision: Precision) ->
         ModelError: weights that do not fit its configuration.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from stages.training.multimodal import load_class
 
     given: dict[str, Any] = {}
     if arguments.attn_impl is not None:
@@ -49,9 +52,8 @@ def load_model(folder: Path, arguments: TrainArguments, precision: Precision) ->
     if precision.device_map is not None:
         given["device_map"] = precision.device_map
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, precision.dtype), local_files_only=True, **given
-        )
+        auto = load_class(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = auto.from_pretrained(folder, dtype=getattr(torch, precision.dtype), local_files_only=True, **given)
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"the model cannot be loaded: {_first_line(error)}") from None
     model.config.use_cache = False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.data.media_encode import COLUMNS
 from stages.data.processor import TOKEN_LEVEL
 from stages.data.rows import RowError
 from stages.errors import ModelError
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 
     from stages.data.media_encode import MediaEncoder
 
-__all__ = ["check_collation", "collate_media", "is_language_part", "load_class"]
+__all__ = ["check_batches", "check_collation", "collate_media", "has_media", "language_part", "load_class"]
+
+ROWS_COMPARED = 4
+"""So many rows are batched both ways."""
 
 
 def load_class(config: Any) -> Any:
@@ -65,7 +70,7 @@ def check_collation(encoder: MediaEncoder, rows: Sequence[Mapping[str, Any]]) ->
 
     Args:
         encoder: of these rows.
-        rows: standard rows; those that cannot be used are left out.
+        rows: standard rows; those without media, and those that cannot be used, are left out.
 
     Raises:
         ModelError: they differ.
@@ -75,6 +80,8 @@ def check_collation(encoder: MediaEncoder, rows: Sequence[Mapping[str, Any]]) ->
     encoder = replace(encoder, max_length=None)
     written, items = [], []
     for row in rows:
+        if not any(row.get(column) for column in COLUMNS):
+            continue
         try:
             tokens, text = encoder.encode(row), encoder.rendered(row)
         except RowError:
@@ -100,13 +107,35 @@ def check_collation(encoder: MediaEncoder, rows: Sequence[Mapping[str, Any]]) ->
             )
 
 
-def is_language_part(path: str) -> bool:
-    """Whether a module belongs to the language model of one that sees, by its path."""
-    return not any(
-        part in ("visual", "vision_tower", "vision_model", "vision_encoder", "image_encoder", "audio_tower")
-        or part in ("connector", "multi_modal_projector", "multi_modal_audio_projector", "mm_projector", "aligner")
-        for part in path.split(".")
-    )
+def check_batches(encoder: MediaEncoder, tokens: Path) -> None:
+    """`check_collation` of the first rows of a tokens artifact.
+
+    Raises:
+        ModelError: as there.
+    """
+    from itertools import islice
+
+    from stages.data.standard_rows import read_standard_rows
+
+    path = tokens / "train.parquet"
+    first = (row for rows in read_standard_rows(path) for row in rows if any(row.get(name) for name in COLUMNS))
+    check_collation(encoder, list(islice(first, ROWS_COMPARED)))
+
+
+def has_media(tokens: Path) -> bool:
+    """Whether rows that are to be encoded have pictures, videos or sounds."""
+    from stages.data.standard_rows import columns_of
+
+    return any(set(COLUMNS) & set(columns_of(path)) for path in sorted(tokens.glob("*.parquet")))
+
+
+def language_part(model: Any) -> str | None:
+    """The path of the language model within one that also sees or hears; None for a model that only reads."""
+    config = getattr(model, "config", None)
+    if not any(getattr(config, f"{sense}_config", None) is not None for sense in ("vision", "audio", "thinker")):
+        return None
+    decoder = model.get_decoder()
+    return next((path for path, module in model.named_modules() if module is decoder), None)
 
 
 def _padded(values: Any, length: int, filler: int) -> Tensor:

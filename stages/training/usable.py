@@ -10,6 +10,7 @@ from stages.training.rows import check_ids, trains
 
 if TYPE_CHECKING:
     from stages.data.encode import RowEncoder
+    from stages.data.media_encode import MediaEncoder
 
 __all__ = ["Usable"]
 
@@ -20,7 +21,7 @@ NAMED = 10
 class Usable:
     """Encodes rows, and names those that are too long, have nothing to train or cannot be encoded."""
 
-    def __init__(self, encoder: RowEncoder, vocabulary: int, name: str, logger: logging.Logger) -> None:
+    def __init__(self, encoder: RowEncoder | MediaEncoder, vocabulary: int, name: str, logger: logging.Logger) -> None:
         """Nothing is encoded yet.
 
         Args:
@@ -44,6 +45,7 @@ class Usable:
             item: dict[str, Any] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
             if encoded.loss_scale is not None:
                 item["loss_scale"] = encoded.loss_scale
+            item |= encoded.tensors
             check_ids(encoded.input_ids, f"{self.name} row {number}", self.vocabulary)
             if trains(item):
                 return item

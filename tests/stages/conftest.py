@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from stages.artifacts.store import LocalStore
+from tests.stages.vision import write_tiny_idefics3, write_tiny_qwen2_vl
 
 TINY = Path(__file__).with_name("tiny.py")
 
@@ -38,3 +39,15 @@ def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("swift\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that sees, once a session; read it, do not change it."""
+    return write_tiny_qwen2_vl(tmp_path_factory.mktemp("models") / "tiny-qwen2-vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_idefics3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, whose template reads nothing but parts, and which cuts pictures into pieces."""
+    return write_tiny_idefics3(tmp_path_factory.mktemp("models") / "tiny-idefics3")

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from stages.errors import ArgumentsError
+from stages.training.multimodal import language_part
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,8 @@ def find_targets(model: nn.Module, names: Sequence[str], regex: str | None) -> l
 
     Args:
         model: the base model; its weights need not be there.
-        names: module names, or the ends of their paths; `all-linear` and `all-embedding` stand for what they say.
+        names: module names, or the ends of their paths; `all-linear` and `all-embedding` stand for what they say, in
+            the language part of a model that also sees.
         regex: replaces `names`: matched against whole paths.
 
     Returns:
@@ -39,11 +41,14 @@ def find_targets(model: nn.Module, names: Sequence[str], regex: str | None) -> l
             raise ArgumentsError(f"`--target_regex {regex}` matches no module. {_held(layers)}")
         return regex
     found: set[str] = set()
+    part = language_part(model)
+    of_all = {path: module for path, module in layers.items() if part is None or path.startswith(f"{part}.")}
+    named = _last if part is None else str  # other parts have modules of the same names
     for name in names:
         if name == "all-linear":
-            found |= {_last(path) for path, module in layers.items() if _is_linear(module) and _last(path) not in HEADS}
+            found |= {named(path) for path, module in of_all.items() if _is_linear(module) and _last(path) not in HEADS}
         elif name == "all-embedding":
-            found |= {_last(path) for path, module in layers.items() if not _is_linear(module)}
+            found |= {named(path) for path, module in of_all.items() if not _is_linear(module)}
         else:
             _check_name("target_modules", name, layers, ["all-linear", "all-embedding"])
             found.add(name)
