@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PINNED_DATE", "ChatTemplate", "Span", "TemplateFailed"]
 
 Span = tuple[int, int]
+Message = Mapping[str, Any]
 
 # Some templates write today's date; tokens must not change from one day to the next.
 PINNED_DATE = date(2024, 7, 26)
@@ -44,21 +45,25 @@ class ChatTemplate:
     text: str
     special_tokens: Mapping[str, str]
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False, tools: Sequence[Any] | None = None
+    ) -> str:
         """The conversation as text; with `add_generation_prompt`, as the prompt for the next answer.
 
         Raises:
             TemplateFailed: the template refuses the conversation, or is not Jinja.
         """
-        return self._render(messages, add_generation_prompt).replace(OPEN, "").replace(CLOSE, "")
+        return self._render(messages, add_generation_prompt, tools).replace(OPEN, "").replace(CLOSE, "")
 
-    def render_marked(self, messages: Sequence[Mapping[str, str]]) -> tuple[str, list[Span]]:
+    def render_marked(
+        self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None
+    ) -> tuple[str, list[Span]]:
         """The conversation as text, and what the template itself marks as the assistant's.
 
         Raises:
             TemplateFailed: as `render`.
         """
-        pieces = re.split(f"([{OPEN}{CLOSE}])", self._render(messages, False))
+        pieces = re.split(f"([{OPEN}{CLOSE}])", self._render(messages, False, tools))
         text, spans = "", []
         for piece in pieces:
             if piece == OPEN:
@@ -79,13 +84,13 @@ class ChatTemplate:
         """Whether it may write a date, which is pinned."""
         return "strftime_now" in self.text
 
-    def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Any] | None) -> str:
         import jinja2
 
         try:
             return self._compiled.render(
                 messages=[dict(message) for message in messages],
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self.special_tokens,

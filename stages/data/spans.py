@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from stages.data.chat_template import ChatTemplate, Span, TemplateFailed
 from stages.data.rows import RowError
@@ -15,7 +16,7 @@ from stages.errors import ModelError, UserError
 
 __all__ = ["SpanFinder"]
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 
 QUESTIONS = ("What is seven?", "What is eight?")
 ANSWERS = ("Seven is prime.", "Eight is even.")
@@ -28,6 +29,7 @@ class SpanFinder:
     Attributes:
         turn_end: what the template writes after the last answer, without white space at its end; empty if nothing.
         inner_end: the same after an answer that others follow.
+        system_turn: what the system turn says that is put before conversations without one; None if none is.
     """
 
     def __init__(self, template: ChatTemplate, special: Iterable[str], system: str | None = None) -> None:
@@ -56,9 +58,13 @@ class SpanFinder:
         self.turn_end = text.partition(ANSWERS[0])[2].rstrip()
         self.inner_end = self._inner_end()
         self._system = self._system_turn(system, question)
+        self.system_turn = str(self._system[0]["content"]) if self._system else None
 
-    def render(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    def render(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> tuple[str, list[Span]]:
         """The conversation as text, and the character ranges of the assistant's parts, in order.
+
+        The text begins with the prompt for the last answer, even where the template writes a finished conversation
+        in another way: what is learnt is what follows the prompt that a server gives.
 
         Raises:
             RowError: the template refuses the conversation, or the parts cannot be told.
@@ -66,23 +72,45 @@ class SpanFinder:
         messages = self._whole(messages)
         try:
             if self._template.marks_generation:
-                return self._template.render_marked(messages)
-            text = self._template.render(messages)
-            turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-            return text, [self._span(text, messages, index) for index in turns]
+                return self._template.render_marked(messages, tools=tools)
+            text = self._template.render(messages, tools=tools)
+            prompt = self._prompt(messages[:-1], tools)
+            if not text.startswith(prompt):
+                text = prompt + self._answer(text, prompt, messages, tools)
+            turns = [index for index, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
+            spans = [self._span(text, messages, index, tools) for index in turns]
+            return text, [*spans, (len(prompt), len(text.rstrip()) if self.turn_end else len(text))]
         except TemplateFailed as error:
             raise RowError(f"the chat template refuses it: {error}") from error
 
-    def prompt(self, messages: Sequence[Message]) -> str:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> str:
         """What the model is given at serving time for the last answer of the conversation.
 
         Raises:
             RowError: the template refuses it.
         """
         try:
-            return self._template.render(self._whole(messages)[:-1], add_generation_prompt=True)
+            return self._prompt(self._whole(messages)[:-1], tools)
         except TemplateFailed as error:
             raise RowError(f"the chat template refuses it: {error}") from error
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
+        return self._template.render(messages, add_generation_prompt=True, tools=tools)
+
+    def _answer(self, text: str, prompt: str, messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
+        """The last answer as it goes on from its prompt, which the finished conversation does not begin with.
+
+        A prompt may open a thought: the answer goes on with its own, or ends it at once.
+        """
+        content = str(messages[-1]["content"] or "")
+        start = self._start(text, messages, len(messages) - 1, tools)
+        answer = text[start:]
+        if "</think>" in content and "</think>" not in answer:
+            opened = "<think>\n" if prompt.endswith("<think>\n") else "<think>"
+            return content.removeprefix(opened if prompt.endswith(opened) else "") + self.turn_end
+        if prompt.rstrip().endswith("<think>") and "</think>" not in answer:
+            return f"\n</think>\n\n{answer}"
+        return answer
 
     def _whole(self, messages: Sequence[Message]) -> Sequence[Message]:
         """With the system turn that is wanted, and with a question before an answer that stands alone."""
@@ -92,31 +120,29 @@ class SpanFinder:
             messages = [*messages[:-1], {"role": "user", "content": ""}, messages[-1]]
         return messages
 
-    def _span(self, text: str, messages: Sequence[Message], index: int) -> Span:
-        start = self._start(text, messages, index)
-        if index == len(messages) - 1:
-            return start, len(text.rstrip()) if self.turn_end else len(text)
+    def _span(self, text: str, messages: Sequence[Message], index: int, tools: Sequence[Any] | None) -> Span:
+        start = self._start(text, messages, index, tools)
         if not self.inner_end:
-            until = self._template.render(messages[: index + 1])
+            until = self._template.render(messages[: index + 1], tools=tools)
             if not text.startswith(until):
                 raise RowError(f"the chat template writes message {index + 1} in another way once others follow it")
             return start, len(until)
-        content = messages[index]["content"].strip()
+        content = str(messages[index]["content"] or "").strip()
         written = text.find(content, start)
         end = text.find(self.inner_end, start if written < 0 else written + len(content))
         if end < 0:
             raise RowError(f"the chat template does not end message {index + 1} with {self.inner_end!r}")
         return start, end + len(self.inner_end)
 
-    def _start(self, text: str, messages: Sequence[Message], index: int) -> int:
+    def _start(self, text: str, messages: Sequence[Message], index: int, tools: Sequence[Any] | None) -> int:
         """Where the prompt for a turn ends, or what the conversation has of that prompt.
 
         A prompt may open with more than a finished conversation shows, such as a thought.
         """
-        prompt = self._template.render(messages[:index], add_generation_prompt=True)
+        prompt = self._prompt(messages[:index], tools)
         if text.startswith(prompt):
             return len(prompt)
-        before = len(self._template.render(messages[:index]))
+        before = len(self._template.render(messages[:index], tools=tools))
         common = _num_common(text, prompt)
         if common < before:
             raise RowError(f"the chat template writes what is before message {index + 1} in another way in its prompt")

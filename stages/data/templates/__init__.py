@@ -42,12 +42,12 @@ def open_template(settings: TemplateSettings, tokenizer: ModelTokenizer) -> Temp
     own, tokens = tokenizer.template, tokenizer.special_tokens
     if settings.template is not None:
         meta = find_template(settings.template)
-        return (meta.native or NativeTemplate)(meta, tokens, settings)
+        return NativeTemplate(meta, tokens, settings, own)
     if own is None:
         raise ModelError(
             "the model has no chat template. Name one with `--template`, such as chatml, use the model's "
             "instruction-tuned version, or put a chat_template.jinja beside its tokenizer.json"
         )
     if settings.template_backend == "swift" and (found := detect_template(own)) is not None:
-        return (found.native or NativeTemplate)(found, tokens, settings)
+        return NativeTemplate(found, tokens, settings, own)
     return OwnTemplate(own, tokenizer.added_tokens, settings)

@@ -28,11 +28,6 @@ class GenerationTemplate(NativeTemplate):
         meta = TemplateMeta("generation", prefix="{{BOS}}" if begins else "", prompt="{{QUERY}}", chat_sep=None)
         super().__init__(meta, tokenizer.special_tokens, settings)
 
-    @property
-    def simple(self) -> bool:
-        """The parts say all."""
-        return True
-
     def chat_template(self, *, tools: bool = False) -> str | None:
         """None: whoever completes a text writes nothing around it, and a chat template of the model's own is kept."""
         return None

@@ -8,12 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from stages.data.templates.thinking import Thinking
 from stages.errors import ArgumentsError
-
-if TYPE_CHECKING:
-    from stages.data.templates.native import NativeTemplate
 
 __all__ = ["TemplateMeta", "common_start", "find_template", "register_template", "templates"]
 
@@ -40,10 +38,13 @@ class TemplateMeta:
         tool_prompt: as prompt, for what a tool returns; None for prompt.
         default_tools_prompt: how tools are written if nobody says.
         generation_prompt: the end of prompt that belongs to the answer; None for what follows chat_sep in it.
+        empty_system: whether a system message without text is written.
         system_query: written in front of {{QUERY}} instead of a prefix, with {{SYSTEM}}.
         system_in: which question system_query stands in.
         trimmed: whose messages lose the white space around them.
-        native: writes conversations; a class of its own where the parts do not say all.
+        trims_query: system_query and the question lose it together, not the question alone.
+        answer_prefix: what the model itself writes first in every answer.
+        thinking: how answers with thoughts are written; None for as they are.
     """
 
     name: str
@@ -57,10 +58,13 @@ class TemplateMeta:
     tool_prompt: Part | None = None
     default_tools_prompt: str = "react_en"
     generation_prompt: str | None = None
+    empty_system: bool = True
     system_query: str | None = None
     system_in: Literal["first", "last"] = "first"
     trimmed: frozenset[Role] = frozenset()
-    native: type[NativeTemplate] | None = None
+    trims_query: bool = False
+    answer_prefix: str = ""
+    thinking: Thinking | None = None
 
     def __post_init__(self) -> None:
         for name in ("prefix", "prompt", "chat_sep", "suffix", "system_prefix", "tool_prompt"):
@@ -86,8 +90,8 @@ class TemplateMeta:
         return part or ""
 
     def asked(self, name: str = "prompt") -> tuple[str, str, str]:
-        """A prompt in three: before the question, after it, and what asks for the answer."""
-        before, _, after = self.text(name).partition(QUERY)
+        """A prompt, or a tool_prompt, in three: before the question, after it, and what asks for the answer."""
+        before, _, after = (self.text(name) or self.text("prompt")).partition(QUERY)
         if self.generation_prompt is not None:
             return before, after.removesuffix(self.generation_prompt), self.generation_prompt
         sep = self.text("chat_sep") or self.text("suffix")

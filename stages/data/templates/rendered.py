@@ -5,11 +5,13 @@ Spans are ranges of characters; the encoder finds the tokens that they cover.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-__all__ = ["Rendered", "Span", "Template", "TemplateSettings"]
+from stages.data.loss_scale import LossScale
+
+__all__ = ["Piece", "Rendered", "Span", "Template", "TemplateSettings", "weighed"]
 
 
 class Span(NamedTuple):
@@ -86,3 +88,56 @@ class Template(Protocol):
         Returns:
             None if the tokenizer's own does already, or nothing at all is to be written around a conversation.
         """
+
+
+class Piece(NamedTuple):
+    """A part of a conversation's text.
+
+    Attributes:
+        text: as it is written.
+        kind: `answer`: what an assistant says, `end`: what ends it, `other`: what the model is given.
+        message: which message an answer, or its end, belongs to.
+    """
+
+    text: str
+    kind: Literal["answer", "end", "other"] = "other"
+    message: int = -1
+
+
+def weighed(pieces: Sequence[Piece], messages: Sequence[Mapping[str, Any]], scale: LossScale) -> Rendered:
+    """The pieces joined, and what of them is learnt.
+
+    An answer is learnt as the scale's base says, unless its message has a `loss` of its own; its end is learnt with it.
+    """
+    last = max((piece.message for piece in pieces if piece.kind == "answer"), default=-1)
+    text: list[str] = []
+    spans: list[Span] = []
+    position = 0
+    for piece in pieces:
+        for start, end, weight in _weights(piece, messages, last, scale):
+            if weight > 0 and start < end:
+                _add(spans, Span(position + start, position + end, weight))
+        text.append(piece.text)
+        position += len(piece.text)
+    return Rendered("".join(text), spans)
+
+
+def _weights(
+    piece: Piece, messages: Sequence[Mapping[str, Any]], last: int, scale: LossScale
+) -> Sequence[tuple[int, int, float]]:
+    if piece.kind == "other":
+        return [(0, len(piece.text), 1.0)] if scale.base == "all" else []
+    told = messages[piece.message].get("loss")
+    if not (told if told is not None else scale.base != "last_round" or piece.message == last):
+        return []
+    if piece.kind == "end":
+        return [(0, len(piece.text), 1.0)]
+    query = messages[piece.message - 1]["content"] if piece.message > 0 else ""
+    return scale.weigh(piece.text, query)
+
+
+def _add(spans: list[Span], span: Span) -> None:
+    """A span, joined with the one before it where they are one."""
+    if spans and spans[-1].end == span.start and spans[-1].weight == span.weight:
+        span = Span(spans.pop().start, span.end, span.weight)
+    spans.append(span)

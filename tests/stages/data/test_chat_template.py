@@ -147,7 +147,7 @@ MARKS = "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}
         ("qwen3", THOUGHT, ["b<|im_end|>", "<think>\nha\n</think>\n\nd<|im_end|>"]),
         ("phi3", TWO, ["Hello<|end|>", "So long!\n<|end|>\n</s>"]),
         ("gptoss", TWO, ["<|channel|>final<|message|>Hello<|end|>", "<|channel|>final<|message|>So long!\n<|return|>"]),
-        ("deepseek_r1_distill", ONE, ["Two is even.<｜end▁of▁sentence｜>"]),
+        ("deepseek_r1_distill", ONE, ["\n</think>\n\nTwo is even.<｜end▁of▁sentence｜>"]),  # the prompt opens a thought
         ("nemotron_3_nano", ONE, ["</think>Two is even.<|im_end|>"]),
     ],
 )
