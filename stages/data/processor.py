@@ -32,6 +32,7 @@ __all__ = [
     "Media",
     "ModelProcessor",
     "has_processor",
+    "needs_processor",
     "open_media_encoder",
     "open_processor",
 ]
@@ -242,6 +243,22 @@ def open_processor(folder: Path, columns: Sequence[str] = ()) -> ModelProcessor:
     opened = ModelProcessor(processor, tokenizer, str(config.get("model_type")))
     opened.check_takes(columns)
     return opened
+
+
+def needs_processor(model: Path, artifact: Path, *, packing: bool = False) -> bool:
+    """Whether rows that are encoded when they are needed go through the model's processor.
+
+    Args:
+        model: its folder.
+        artifact: holds the rows. Those of a stream may have media, which nobody knows before they are read.
+        packing: whether rows are put together, which those with media cannot be.
+    """
+    from stages.data.media_encode import COLUMNS
+    from stages.data.standard_rows import columns_of
+
+    if (artifact / "stream.json").is_file():
+        return has_processor(model) and not packing
+    return any(set(COLUMNS) & set(columns_of(path)) for path in sorted(artifact.glob("*.parquet")))
 
 
 def open_media_encoder(folder: Path, settings: EncoderSettings, dataset: Path) -> MediaEncoder:

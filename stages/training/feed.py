@@ -197,18 +197,16 @@ def _validation(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabul
 def _open_encoder(arguments: TrainArguments, tokens: Path, base: Path) -> RowEncoder | MediaEncoder | None:
     """Rows with media are encoded by the model's processor; those of a stream may be such, if the model has one."""
     from stages.data.encode import EncoderSettings, open_encoder
-    from stages.data.processor import has_processor, open_media_encoder
     from stages.data.plugins import load_plugins
-    from stages.training.multimodal import check_batches, has_media
+    from stages.data.processor import needs_processor, open_media_encoder
+    from stages.training.multimodal import check_batches
 
     if not (tokens / "encoder.json").is_file():
         return None
     if (tokens / "plugins").is_dir():
         load_plugins(tokens / "plugins")
     settings = EncoderSettings.from_json((tokens / "encoder.json").read_text(encoding="utf-8"))
-    if (tokens / "stream.json").is_file():
-        return open_media_encoder(base, settings, tokens) if has_processor(base) else open_encoder(base, settings)
-    if not has_media(tokens):
+    if not needs_processor(base, tokens, packing=settings.packing):
         return open_encoder(base, settings)
     encoder = open_media_encoder(base, settings, tokens)
     if max(arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size) > 1:
@@ -237,6 +235,10 @@ def _stream(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary:
         raise DataError("the tokens have a stream.json and no encoder.json: tokenize again")
     settings = read_json(tokens / "encoder.json")
     pack_length = settings["max_length"] if settings.get("packing") else None
+    if settings.get("packing") and pack_length is None:
+        raise ArgumentsError(
+            "`--packing` needs to know how long a pack is, and the model does not say: add `--max_length`"
+        )
     usable = Usable(encoder, vocabulary, "stream", context.logger)
     raw = RowStream.open(tokens, logger=context.logger, scratch=context.scratch / "media")
     rows = make_stream(raw, usable, pack_length)

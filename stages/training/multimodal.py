@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stages.data.media_encode import MediaEncoder
 
-__all__ = ["check_batches", "check_collation", "collate_media", "has_media", "language_part", "load_class"]
+__all__ = ["check_batches", "check_collation", "collate_media", "language_part", "load_class"]
 
 ROWS_COMPARED = 4
 """So many rows are batched both ways."""
@@ -108,7 +108,7 @@ def check_collation(encoder: MediaEncoder, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def check_batches(encoder: MediaEncoder, tokens: Path) -> None:
-    """`check_collation` of the first rows of a tokens artifact.
+    """`check_collation` of the first rows of a tokens artifact, unless they are a stream's.
 
     Raises:
         ModelError: as there.
@@ -118,15 +118,10 @@ def check_batches(encoder: MediaEncoder, tokens: Path) -> None:
     from stages.data.standard_rows import read_standard_rows
 
     path = tokens / "train.parquet"
+    if not path.is_file():
+        return
     first = (row for rows in read_standard_rows(path) for row in rows if any(row.get(name) for name in COLUMNS))
     check_collation(encoder, list(islice(first, ROWS_COMPARED)))
-
-
-def has_media(tokens: Path) -> bool:
-    """Whether rows that are to be encoded have pictures, videos or sounds."""
-    from stages.data.standard_rows import columns_of
-
-    return any(set(COLUMNS) & set(columns_of(path)) for path in sorted(tokens.glob("*.parquet")))
 
 
 def language_part(model: Any) -> str | None:

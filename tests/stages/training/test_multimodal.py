@@ -11,13 +11,12 @@ import pytest
 
 from stages.data.encode import EncoderSettings
 from stages.data.media_encode import MediaEncoder
-from stages.data.processor import open_media_encoder
+from stages.data.processor import needs_processor, open_media_encoder
 from stages.errors import ModelError
 from stages.training.multimodal import (
     check_batches,
     check_collation,
     collate_media,
-    has_media,
     language_part,
     load_class,
 )
@@ -157,13 +156,24 @@ def test_the_part_that_speaks(tiny_qwen2_vl: Path, tiny_idefics3: Path, tiny_mod
     assert find_targets(skeletons[2], ["all-linear"], None) == names
 
 
-def test_rows_with_media_are_known_by_their_columns(dataset: Path) -> None:
+def test_rows_with_media_are_known_by_their_columns(dataset: Path, tiny_model: Path, tiny_qwen2_vl: Path) -> None:
     import pyarrow.parquet as pq
 
-    assert has_media(dataset)
+    assert needs_processor(tiny_model, dataset)
     path = dataset / "train.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["images"]), path)
-    assert not has_media(dataset)
+    assert not needs_processor(tiny_qwen2_vl, dataset)
+    (dataset / "stream.json").write_text("{}")
+    assert needs_processor(tiny_qwen2_vl, dataset)
+    assert not needs_processor(tiny_qwen2_vl, dataset, packing=True)
+    assert not needs_processor(tiny_model, dataset)
+
+
+def test_a_row_with_pictures_is_not_encoded_without_them(tiny_model: Path, dataset: Path) -> None:
+    from stages.data.encode import open_encoder
+
+    encoded = open_encoder(tiny_model, EncoderSettings()).encode_row(read(dataset)[0])
+    assert encoded == "its images need the model's processor, which is not used here"
 
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])
