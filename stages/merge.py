@@ -14,6 +14,7 @@ from stages.arguments import MergeArguments
 from stages.arguments.merge import shard_bytes
 from stages.context import Context
 from stages.errors import ModelError
+from stages.links import link_or_copy
 from stages.sources.model_folder import MODEL_FILES
 from stages.stage import Input, Inputs, Metrics, Stage
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from stages.training.merging import BaseWeights, MergedTensor, MergePlan
 
 __all__ = ["STAGE", "merge"]
+
+TEMPLATE = "chat_template.jinja"
+"""How the adapter's rows were written, where that is not how the base model's own template writes."""
 
 
 def merge(arguments: MergeArguments, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -55,6 +59,8 @@ def merge(arguments: MergeArguments, inputs: Inputs, out: Path, context: Context
     if plan.unties:
         context.logger.info("merge: the output head gets weights of its own; so far it shared the input embedding's")
         _write_config(base, out)
+    if (template := inputs["adapter"] / TEMPLATE).is_file():
+        link_or_copy(template, out / TEMPLATE)
     link_companions(inputs["model"], out)
     write = _write_safetensors if arguments.safe_serialization else _write_pickles
     write(base, plan, out, shard_bytes(arguments.max_shard_size), context)
@@ -117,7 +123,7 @@ STAGE = Stage(
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="the model that the adapter was trained on"),
         "adapter": Input(
             kinds=("adapter",),
-            reads=("adapter_config.json", "adapter_model.safetensors"),
+            reads=("adapter_config.json", "adapter_model.safetensors", TEMPLATE),
             help="a PEFT folder: adapter_config.json and adapter_model.safetensors",
         ),
     },

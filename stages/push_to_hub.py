@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from stages.arguments import PushToHubArguments
 from stages.context import Context
 from stages.errors import ModelError, UserError
+from stages.links import link_or_copy
 from stages.publishing.hub import check_repo_id
 from stages.sources.location import default_hub
 from stages.stage import Input, Inputs, Metrics, Prepared, Stage
@@ -107,10 +107,7 @@ def _gather(inputs: Inputs, folder: Path) -> Path:
             if path.is_file():
                 target = folder / place / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(path.resolve(), target)
-                except OSError:  # another file system, or one without hard links
-                    shutil.copyfile(path, target)
+                link_or_copy(path, target)
     return folder
 
 

@@ -1,6 +1,9 @@
-"""Turns standard rows into token ids and labels with the model's own chat template; what the assistant says is trained.
+"""Turns standard rows into token ids, labels and weights with a chat template.
 
 `python -m stages tokenize --input dataset=DIGEST --input model=DIGEST --max_length 2048`
+
+Rows become tokens here, or later: with `lazy_tokenize`, and for rows with pictures, the rows themselves go on to train
+with all that is needed to encode them; rows of a stream go on as the files that they are read from.
 """
 
 from __future__ import annotations
@@ -9,166 +12,394 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.arguments import TokenizeArguments
 from stages.context import Context
 from stages.data.chat_template import PINNED_DATE
-from stages.data.histogram import draw_lengths
-from stages.data.tokenizer import ModelTokenizer, load_tokenizer
-from stages.errors import DataError, Interrupted, ModelError
+from stages.data.encode import EncoderSettings
+from stages.data.templates.rendered import TemplateSettings
+from stages.errors import DataError, Interrupted
+from stages.links import link_tree
 from stages.sources.model_folder import TOKENIZER_FILES
-from stages.stage import Input, Inputs, Metrics, Stage
+from stages.stage import Input, Inputs, Metrics, Prepared, Stage
 
 if TYPE_CHECKING:
-    from stages.data.encode import Encoder
-    from stages.data.spans import SpanFinder
+    from stages.data.codec import Codec
+    from stages.data.encode import Dropped, RowEncoder
+    from stages.data.templates.rendered import Template
     from stages.data.token_file import TokenWriter
+    from stages.data.tokenizer import ModelTokenizer
 
-__all__ = ["STAGE", "tokenize"]
+__all__ = ["STAGE", "prepare", "tokenize"]
 
 SPLITS = ("train", "validation")
-NOT_YET = ("images", "videos", "audios", "objects", "tools")
-ROWS_A_BATCH = 1024
+MEDIA = ("images", "videos", "audios")
+NAMED_DROPS = 10
+TRIED_ROWS = 64
+"""Rows that are encoded on trial where the others are encoded later."""
+
+
+def prepare(arguments: TokenizeArguments) -> Prepared[TokenizeArguments]:
+    """Hands the user's code in as the input `plugins`.
+
+    Raises:
+        ArgumentsError: a file that does not exist, a template or a loss scale that is not known.
+    """
+    from stages.data.plugins import hand_in_plugins
+
+    plugins, paths = hand_in_plugins(arguments.custom_register_path)
+    if not plugins:
+        _check_names(arguments)
+    inputs = {"plugins": paths} if paths else {}
+    return Prepared(arguments.model_copy(update={"custom_register_path": plugins}), inputs)
+
+
+def _check_names(arguments: TokenizeArguments) -> None:
+    from stages.data.loss_scale import LossScale
+    from stages.data.templates.meta import find_template
+
+    LossScale.parse(arguments.loss_scale)
+    if arguments.template is not None:
+        find_template(arguments.template)
 
 
 def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: Context) -> Metrics:
-    """Writes `train.parquet`, `validation.parquet` if there are such rows, and `tokens.json` with facts about them.
+    """Writes the rows' tokens, and `tokens.json` with facts about them.
 
-    A row has `input_ids`, `labels` (-100 where nothing is learnt) and `length`.
+    `train.arrow`, and `validation.arrow` if there are such rows: see `stages.data.token_file`. With `packing`,
+    `train_packs.arrow`: which rows stand together. `chat_template.jinja`, where serving needs another template than
+    the model's own. Where rows are encoded later: `encoder.json`, and `train.parquet`, `media/`, or `stream.json`,
+    `files/`.
 
     Args:
-        arguments: `system`, `max_length`, `truncation_strategy`, `strict`, `dataset_num_proc`.
-        inputs: `dataset`: standard rows; `model`: its tokenizer and configuration.
+        arguments: the template's parameters, `max_length`, `truncation_strategy`, `packing`, `lazy_tokenize`, `strict`.
+        inputs: `dataset`: standard rows; `model`: its tokenizer and configuration; `plugins`: Python files to load.
         out: the folder for the files.
         context: the length histogram is among its attachments.
 
     Raises:
         ModelError: no chat template, or one that fails; a damaged tokenizer.
-        DataError: no row is left, rows of a kind that is not supported, a row that cannot be rendered with `strict`.
+        DataError: no row is left, a row that cannot be rendered with `strict`, training and serving text that differ.
     """
-    from stages.data.spans import SpanFinder
+    from stages.data.codec import OpeningCodec
+    from stages.data.plugins import load_plugins
+    from stages.data.templates import open_template
+    from stages.data.tokenizer import load_tokenizer
 
+    if "plugins" in inputs:
+        load_plugins(inputs["plugins"])
+        _check_names(arguments)
     model = load_tokenizer(inputs["model"])
-    if model.template is None:
-        raise ModelError(
-            "the model has no chat template. Use its instruction-tuned version, or put a chat_template.jinja "
-            "beside its tokenizer.json"
-        )
-    finder = SpanFinder(model.template, model.added_tokens, arguments.system)
-    _check_kinds(inputs["dataset"], context)
-    if model.template.asks_for_the_date:
-        context.logger.warning("the chat template may write today's date: %s stands for it in all rows", PINNED_DATE)
-    if not finder.turn_end:
-        context.logger.warning("the chat template ends an answer with no token: the model will not learn to stop")
-    job = _Job(arguments, inputs["dataset"], out, context, model, finder, _max_length(arguments, model, context))
-    metrics: Metrics = {"max_length": job.max_length}
-    for split in SPLITS:
-        metrics |= job.run(split)
-    if not metrics.get("train_rows"):
-        raise DataError(f"no row is left to train on: {_why_dropped(metrics)}")
-    facts = {"turn_end": finder.turn_end, "eos_token_id": model.token_id("eos_token")}
-    facts |= {name: value for name, value in metrics.items() if name.endswith(("_rows", "_tokens"))}
-    (out / "tokens.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw_lengths(job.lengths, job.max_length, context.attachments / "token-lengths.png")
-    context.reporter.image("token-lengths", context.attachments / "token-lengths.png")
+    codec = OpeningCodec(model.tokenizer)
+    template = open_template(_template_settings(arguments), model)
+    settings = EncoderSettings(
+        _template_settings(arguments),
+        _max_length(arguments, model, context),
+        arguments.truncation_strategy,
+        arguments.max_pixels,
+        arguments.packing,
+    )
+    _warn(template, model, context)
+    job = _Job(arguments, inputs, out, context, model, template, settings)
+    metrics: Metrics = {"max_length": settings.max_length, "template": template.name}
+    metrics |= job.run(codec)
+    (out / "tokens.json").write_text(
+        json.dumps(_facts(job, metrics), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     context.logger.info("tokens: %s", _worded(metrics))
     return metrics
 
 
-@dataclass(frozen=True)
+def _template_settings(arguments: TokenizeArguments) -> TemplateSettings:
+    return TemplateSettings(
+        template=arguments.template,
+        system=arguments.system,
+        tools_prompt=arguments.tools_prompt,
+        loss_scale=arguments.loss_scale,
+        use_chat_template=arguments.use_chat_template,
+        template_backend=arguments.template_backend,
+    )
+
+
+@dataclass
 class _Job:
-    """What is the same for both splits."""
+    """One run of the stage."""
 
     arguments: TokenizeArguments
-    dataset: Path
+    inputs: Inputs
     out: Path
     context: Context
     model: ModelTokenizer
-    finder: SpanFinder
-    max_length: int | None
+    template: Template
+    settings: EncoderSettings
     lengths: list[int] = field(default_factory=list)
 
-    def run(self, split: str) -> Metrics:
+    @property
+    def dataset(self) -> Path:
+        return self.inputs["dataset"]
+
+    def run(self, codec: Codec) -> Metrics:
+        """Writes all files but the facts, and counts."""
+        columns = self._columns()
+        self._write_chat_template(columns)
+        streams = (self.dataset / "stream.json").is_file()
+        if streams or self._encodes_later(columns):
+            return self._leave_for_later(codec, streams)
+        metrics: Metrics = {}
+        for split in SPLITS:
+            metrics |= self._encode(split, codec)
+        if not metrics.get("train_rows"):
+            raise DataError(f"no row is left to train on: {_why_dropped(metrics, self.settings.max_length)}")
+        if self.arguments.packing:
+            metrics |= self._pack(metrics["train_rows"])
+        self._draw()
+        return metrics
+
+    def _columns(self) -> set[str]:
+        """What the rows of all files have; what a text template would leave out is said."""
+        from stages.data.standard_rows import columns_of
+
+        found: set[str] = set()
+        for path in sorted(self.dataset.glob("*.parquet")):
+            found |= set(columns_of(path))
+        return found
+
+    def _encodes_later(self, columns: set[str]) -> bool:
+        media = sorted(columns & set(MEDIA))
+        lazy = self.arguments.lazy_tokenize
+        if media and (self.arguments.packing or lazy is False):
+            flag = "--packing" if self.arguments.packing else "--lazy_tokenize false"
+            raise DataError(f"rows with {' and '.join(media)} are encoded when they are needed: drop `{flag}`")
+        return bool(media) if lazy is None else lazy
+
+    def _write_chat_template(self, columns: set[str]) -> None:
+        text = self.template.chat_template(tools="tools" in columns)
+        if text is not None:
+            (self.out / "chat_template.jinja").write_text(text, encoding="utf-8")
+
+    def _encoder(self, codec: Codec) -> RowEncoder:
+        from stages.data.encode import RowEncoder
+        from stages.data.loss_scale import LossScale
+
+        weighted = not LossScale.parse(self.arguments.loss_scale).binary
+        return RowEncoder(self.template, codec, self.settings.max_length, self.settings.truncation, weighted)
+
+    def _encode(self, split: str, codec: Codec) -> Metrics:
         """Writes one split and counts what is in it; nothing if there is no such split."""
-        from stages.data.encode import Encoder
-        from stages.data.token_file import TokenWriter
+        from stages.data.codec import IdsDiffer, SlowCodec
 
         source = self.dataset / f"{split}.parquet"
         if not source.exists():
             return {}
-        encoder = Encoder(
-            tokenizer=self.model.tokenizer,
-            finder=self.finder,
-            name=source.name,
-            max_length=self.max_length,
-            truncation=self.arguments.truncation_strategy,
-            strict=self.arguments.strict,
-            num_threads=self.arguments.dataset_num_proc,
-        )
-        with TokenWriter(self.out / source.name) as writer:
-            for tokens in encoder.encode(self._conversations(source, split)):
-                writer.write(tokens)
-        self.lengths.extend(writer.lengths)
-        for reason in encoder.first_reasons:
-            self.context.logger.warning("dropped %s", reason)
-        return _counts(split, writer, encoder)
+        try:
+            return self._encode_file(source, self._encoder(codec))
+        except IdsDiffer as error:
+            self.context.logger.warning("%s: %s; all rows are encoded by tokenizers", source.name, error)
+            return self._encode_file(source, self._encoder(SlowCodec(self.model.tokenizer)))
 
-    def _conversations(self, source: Path, split: str) -> Iterator[list[dict[str, str]]]:
+    def _encode_file(self, source: Path, encoder: RowEncoder) -> Metrics:
+        from stages.data.encode import encode_all
+        from stages.data.parity import ParityCheck
+        from stages.data.standard_rows import columns_of
+        from stages.data.token_file import TokenWriter
+
+        columns = columns_of(source)
+        check = ParityCheck.of(self.template, self.model, tools="tools" in columns)
+        drops = _Drops(source.name, self.arguments.strict)
+        path = self.out / f"{source.stem}.arrow"
+        path.unlink(missing_ok=True)
+        writer = TokenWriter(
+            path,
+            weighted=encoder.weighted,
+            preference="rejected_response" in columns,
+            labelled="label" in columns,
+        )
+        with writer:
+            for batch in encode_all(
+                encoder, self._rows(source), num_threads=self.arguments.dataset_num_proc, look=check.look
+            ):
+                drops.take(batch.dropped)
+                writer.write(batch)
+        self.lengths.extend(writer.lengths)
+        drops.say(self.context)
+        return _counts(source.stem, writer, drops)
+
+    def _rows(self, source: Path) -> Iterator[list[dict[str, Any]]]:
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(source)
-        total = file.metadata.num_rows
-        done = 0
-        for batch in file.iter_batches(ROWS_A_BATCH, columns=["messages"]):
+        from stages.data.standard_rows import read_standard_rows
+
+        total, done = pq.ParquetFile(source).metadata.num_rows, 0
+        for rows in read_standard_rows(source):
             if self.context.stop_requested():
                 raise Interrupted(f"stopped after {done} of {total} rows")
-            yield from batch.column(0).to_pylist()
-            done += batch.num_rows
-            self.context.reporter.progress(done, total, f"{split}: {done} of {total} rows")
+            yield rows
+            done += len(rows)
+            self.context.reporter.progress(done, total, f"{source.stem}: {done} of {total} rows")
+
+    def _pack(self, num_rows: int) -> Metrics:
+        from stages.data.packing import fill_rate, pack
+        from stages.data.token_file import write_packs
+
+        lengths = self.lengths[:num_rows]
+        capacity = self.settings.max_length or max(lengths)
+        packs = pack(lengths, capacity)
+        write_packs(packs, self.out / "train_packs.arrow")
+        return {"train_packs": len(packs), "packs_filled": round(fill_rate(lengths, packs, capacity), 4)}
+
+    def _leave_for_later(self, codec: Codec, streams: bool) -> Metrics:
+        """Hands the rows on with all that decides how they are encoded, after some of them have been tried."""
+        (self.out / "encoder.json").write_text(self.settings.to_json(), encoding="utf-8")
+        if "plugins" in self.inputs:
+            link_tree(self.inputs["plugins"], self.out / "plugins")
+        metrics: Metrics = {"lazy": not streams, "streaming": streams}
+        names = ("stream.json", "files") if streams else ("train.parquet", "validation.parquet", "media")
+        for name in names:
+            if (self.dataset / name).exists():
+                link_tree(self.dataset / name, self.out / name)
+        if streams:
+            metrics |= self._encode("validation", codec)
+            self._draw()
+        else:
+            metrics |= self._count_rows()
+        metrics |= self._try_some(codec, streams)
+        return metrics
+
+    def _count_rows(self) -> Metrics:
+        import pyarrow.parquet as pq
+
+        files = {split: self.dataset / f"{split}.parquet" for split in SPLITS}
+        return {f"{name}_rows": pq.ParquetFile(file).metadata.num_rows for name, file in files.items() if file.exists()}
+
+    def _try_some(self, codec: Codec, streams: bool) -> Metrics:
+        """The first rows, encoded as they will be: what would break training is said now."""
+        from stages.data.parity import ParityCheck
+
+        check = ParityCheck.of(self.template, self.model, tools=True)
+        encode = self._row_encoder(codec)
+        reasons: list[str] = []
+        tried = 0
+        for row in self._first_rows(streams):
+            if not any(name in row for name in MEDIA):
+                check.look(tried + 1, row)
+            if isinstance(encoded := encode(row), str):
+                reasons.append(f"row {tried + 1}: {encoded}")
+                if self.arguments.strict:
+                    raise DataError(f"train, {reasons[0]}")
+            tried += 1
+        if tried == len(reasons):
+            raise DataError(f"none of the first {tried} rows can be trained on: {(reasons or ['there are none'])[0]}")
+        for reason in reasons[:NAMED_DROPS]:
+            self.context.logger.warning("would be left out: %s", reason)
+        return {"rows_tried": tried, "rows_tried_and_dropped": len(reasons)}
+
+    def _row_encoder(self, codec: Codec) -> Any:
+        """Text rows by the tokenizer, rows with media by the model's processor."""
+        from stages.data.processor import needs_processor, open_media_encoder
+
+        if not needs_processor(self.inputs["model"], self.dataset, packing=self.arguments.packing):
+            return self._encoder(codec).encode_row
+        return open_media_encoder(self.inputs["model"], self.settings, self.dataset).encode_row
+
+    def _first_rows(self, streams: bool) -> Iterator[dict[str, Any]]:
+        from itertools import chain, islice
+
+        from stages.data.standard_rows import read_standard_rows
+
+        if streams:
+            from stages.data.stream import RowStream
+
+            yield from (row for _, row in islice(RowStream.open(self.dataset).rows(), TRIED_ROWS))
+        elif (self.dataset / "train.parquet").is_file():
+            rows = read_standard_rows(self.dataset / "train.parquet")
+            yield from islice(chain.from_iterable(rows), TRIED_ROWS)
+
+    def _draw(self) -> None:
+        from stages.data.histogram import draw_lengths
+
+        if self.lengths:
+            picture = self.context.attachments / "token-lengths.png"
+            draw_lengths(self.lengths, self.settings.max_length, picture)
+            self.context.reporter.image("token-lengths", picture)
+
+
+@dataclass
+class _Drops:
+    """Keeps account of the rows of a file that are left out."""
+
+    name: str
+    strict: bool
+    counts: dict[str, int] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+    def take(self, dropped: list[Dropped] | Any) -> None:
+        """Counts.
+
+        Raises:
+            DataError: with `strict`, a row that cannot be rendered.
+        """
+        for one in dropped:
+            self.counts[one.kind] = self.counts.get(one.kind, 0) + 1
+            if one.reason:
+                reason = f"{self.name} row {one.row}: {one.reason}"
+                if self.strict:
+                    raise DataError(reason)
+                if len(self.reasons) < NAMED_DROPS:
+                    self.reasons.append(reason)
+
+    def say(self, context: Context) -> None:
+        """Logs the first reasons."""
+        for reason in self.reasons:
+            context.logger.warning("dropped %s", reason)
 
 
 def _max_length(arguments: TokenizeArguments, model: ModelTokenizer, context: Context) -> int | None:
     """The limit given, or the model's own."""
     limit = arguments.max_length
     if limit is not None and model.max_length is not None and limit > model.max_length:
-        context.logger.warning("max_length %d is more than the %d tokens that the model takes", limit, model.max_length)
+        context.logger.warning(
+            "max_length %d is more than the %d tokens that the model takes: add --rope_scaling", limit, model.max_length
+        )
     return limit or model.max_length
 
 
-def _check_kinds(dataset: Path, context: Context) -> None:
-    """What a text template would leave out of a row is refused, what only other ways of training read is said."""
-    import pyarrow.parquet as pq
-
-    for path in sorted(dataset.glob("*.parquet")):
-        columns = pq.read_schema(path).names
-        if "messages" not in columns:
-            raise DataError(f"{path.name} holds no standard rows: make them with the stage preprocess")
-        if found := [name for name in NOT_YET if name in columns]:
-            raise DataError(f"rows with {' and '.join(found)} are not supported yet: remove these columns or rows")
-        for name in sorted({"rejected_response", "label"} & set(columns)):
-            context.logger.warning("%s: the column %s is not learnt from, only messages are", path.name, name)
+def _warn(template: Template, model: ModelTokenizer, context: Context) -> None:
+    if template.name == "jinja" and model.template is not None and model.template.asks_for_the_date:
+        context.logger.warning("the chat template may write today's date: %s stands for it in all rows", PINNED_DATE)
+    if not template.turn_end:
+        context.logger.warning("the template ends an answer with no token: the model will not learn to stop")
 
 
-def _counts(split: str, writer: TokenWriter, encoder: Encoder) -> Metrics:
+def _facts(job: _Job, metrics: Metrics) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "template": job.template.name,
+        "turn_end": job.template.turn_end,
+        "eos_token_id": job.model.token_id("eos_token"),
+        "max_length": job.settings.max_length,
+    }
+    return facts | {name: value for name, value in metrics.items() if name.endswith(("_rows", "_tokens", "_packs"))}
+
+
+def _counts(split: str, writer: TokenWriter, drops: _Drops) -> Metrics:
     metrics: Metrics = {
         f"{split}_rows": len(writer.lengths),
         f"{split}_tokens": sum(writer.lengths),
         f"{split}_trained_tokens": writer.num_trained,
         f"{split}_truncated": writer.num_truncated,
-        f"{split}_dropped": sum(encoder.dropped.values()),
+        f"{split}_dropped": sum(drops.counts.values()),
     }
     if writer.lengths:
         metrics[f"{split}_longest"] = max(writer.lengths)
         metrics[f"{split}_mean_length"] = round(sum(writer.lengths) / len(writer.lengths), 2)
-    for reason, count in sorted(encoder.dropped.items()):
+    for reason, count in sorted(drops.counts.items()):
         metrics[f"{split}_dropped_{reason.replace(' ', '_')}"] = count
-    if encoder.first_reasons:
-        metrics[f"{split}_first_dropped"] = "\n".join(encoder.first_reasons)
+    if drops.reasons:
+        metrics[f"{split}_first_dropped"] = "\n".join(drops.reasons)
     return metrics
 
 
-def _why_dropped(metrics: Metrics) -> str:
+def _why_dropped(metrics: Metrics, max_length: int | None) -> str:
     """The reasons in words, with the first row that could not be rendered."""
     prefix = "train_dropped_"
     reasons = [
@@ -178,7 +409,7 @@ def _why_dropped(metrics: Metrics) -> str:
     ]
     if (first := metrics.get("train_first_dropped")) is not None:
         reasons.append(first.splitlines()[0])
-    return f"{', '.join(reasons) or 'there are none'} (max_length {metrics['max_length']})"
+    return f"{', '.join(reasons) or 'there are none'} (max_length {max_length})"
 
 
 def _worded(metrics: Metrics) -> str:
@@ -187,13 +418,23 @@ def _worded(metrics: Metrics) -> str:
 
 STAGE = Stage(
     name="tokenize",
-    version=1,
+    version=2,
     arguments=TokenizeArguments,
     inputs={
-        "dataset": Input(kinds=("dataset",), reads=("*.parquet",), help="standard rows"),
-        "model": Input(kinds=("model",), reads=TOKENIZER_FILES, help="its tokenizer and chat template are read"),
+        "dataset": Input(
+            kinds=("dataset",),
+            reads=("*.parquet", "stream.json", "files/**", "media/**"),
+            help="standard rows",
+        ),
+        "model": Input(
+            kinds=("model",),
+            reads=(*TOKENIZER_FILES, "*preprocessor_config.json", "processor_config.json"),
+            help="its tokenizer and chat template are read",
+        ),
+        "plugins": Input(kinds=("files",), required=False, help="Python files that register templates or loss scales"),
     },
     output="tokens",
     function=tokenize,
     libraries=("jinja2", "pyarrow", "tokenizers"),
+    prepare=prepare,
 )

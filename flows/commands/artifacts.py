@@ -7,19 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common import split_json
+from flows.commands.common import split_json, take_options
+from flows.commands.rows import row_text, shown_row
 from stages.artifacts.describe import describe_ref, list_artifacts, show_artifact, size_text
 from stages.artifacts.key import compact
 from stages.artifacts.lineage import diff, lineage, lineage_text
-from stages.artifacts.reference import KINDS
+from stages.artifacts.reference import KINDS, ArtifactRef
 from stages.artifacts.store import Store, open_store
 from stages.artifacts.verify import verify
-from stages.errors import ArgumentsError
+from stages.errors import ArgumentsError, DataError, UnknownReference
 
 __all__ = ["main"]
 
 USAGE = """usage: martlet artifacts list [KIND]        everything in the store, newest first
-       martlet artifacts show DIGEST       its files, what made it and from what
+       martlet artifacts show DIGEST       its files, what made it and from what; of a dataset or tokens, a row too
+                          [--row N]        (the first one, or row N from 0), with what is trained in colour
        martlet artifacts lineage DIGEST    all that it came from
        martlet artifacts diff A B          how two differ, and why
        martlet artifacts verify [DIGEST]   reads every byte again: is it whole?
@@ -31,6 +33,7 @@ A digest may be cut short to 8 digits. --json prints one JSON value."""
 def main(_command: str, argv: list[str]) -> int:
     """Reads the store and prints; only `export` writes, into a folder of the user's."""
     argv, as_json = split_json(argv)
+    argv, options = take_options(argv, "--row")
     if not argv or "--help" in argv or "-h" in argv:
         print(USAGE)
         return 0
@@ -41,6 +44,10 @@ def main(_command: str, argv: list[str]) -> int:
     if not least <= len(words) <= most:
         line = next(line for line in USAGE.splitlines() if f"artifacts {name}" in line)
         raise ArgumentsError(f"wrong number of words after {name}: {' '.join(line.split()).removeprefix('usage: ')}")
+    if (row := options["--row"]) is not None:
+        if name != "show" or not row.isdigit():
+            raise ArgumentsError(f"`--row {row}` is a whole number from 0, for `martlet artifacts show`")
+        words = [*words, row]
     return action(open_store(), words, as_json)
 
 
@@ -67,7 +74,12 @@ def _list(store: Store, words: list[str], as_json: bool) -> int:
 
 
 def _show(store: Store, words: list[str], as_json: bool) -> int:
-    record = show_artifact(store, store.find(words[0]))
+    reference = store.find(words[0])
+    record = show_artifact(store, reference)
+    if reference.kind in ("dataset", "tokens"):
+        record |= _row(store, reference, words[1:])
+    elif len(words) > 1:
+        raise ArgumentsError(f"`--row {words[1]}`: a {reference.kind} has no rows, only a dataset and tokens have")
 
     def text() -> str:
         lines = [f"{record['kind']} {record['digest']} ({size_text(record['size'])})"]
@@ -79,10 +91,22 @@ def _show(store: Store, words: list[str], as_json: bool) -> int:
             lines += [f"  {name}: {compact(value)}" for name, value in manifest["metrics"].items()]
         lines += [f"taken in from {path}" for path in record["taken_in_from"]]
         lines += ["", *(f"{size_text(file['size']):>8}  {file['path']}" for file in record["files"])]
+        if "shown" in record:
+            lines += ["", row_text(record["shown"])]
         return "\n".join(lines)
 
     _print(record, text, as_json)
     return 0
+
+
+def _row(store: Store, reference: ArtifactRef, words: list[str]) -> dict[str, Any]:
+    """The row asked for; the first one, if it can be shown, where none was."""
+    try:
+        return {"shown": shown_row(store, reference, int(words[0]) if words else 0)}
+    except (DataError, UnknownReference):
+        if words:
+            raise
+        return {}
 
 
 def _lineage(store: Store, words: list[str], as_json: bool) -> int:

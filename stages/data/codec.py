@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-__all__ = ["Codec", "Encoded", "FastCodec", "IdsDiffer", "SlowCodec", "open_codec"]
+__all__ = ["Codec", "Encoded", "FastCodec", "IdsDiffer", "OpeningCodec", "SlowCodec", "open_codec"]
 
 SAMPLED = 64
 """One text in so many is encoded both ways."""
@@ -69,6 +70,10 @@ class Encoded:
 class Codec(Protocol):
     """Encodes; safe to call from several threads."""
 
+    @property
+    def name(self) -> str:
+        """The library that encodes."""
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The texts' tokens.
 
@@ -79,6 +84,8 @@ class Codec(Protocol):
 
 class SlowCodec:
     """Hugging Face's tokenizers."""
+
+    name = "tokenizers"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -101,6 +108,8 @@ class FastCodec:
     It gives no positions. They follow from the bytes that each token stands for, wherever these add up to the text's.
     """
 
+    name = "fastokens"
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Tries it out.
 
@@ -115,8 +124,9 @@ class FastCodec:
             self._fast = Fast.from_json_str(description)
         except Exception as error:  # the library raises no narrower class
             raise IdsDiffer(f"fastokens does not take it: {error}") from error
-        self._normalizes = json.loads(description).get("normalizer") is not None
-        self._widths = _byte_widths(tokenizer)
+        state = json.loads(description)
+        self._normalizes = state.get("normalizer") is not None
+        self._widths = _byte_widths(tokenizer, byte_level="ByteLevel" in json.dumps(state.get("decoder")))
         self._num_texts = 0
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         probes = [*PROBES, *(f"x {token} y\n{token}{token}" for token in added[:200])]
@@ -186,12 +196,30 @@ class FastCodec:
         )
 
 
-def open_codec(tokenizer: Tokenizer) -> tuple[Codec, str]:
-    """The faster of the two that gives the right ids, and its name."""
+def open_codec(tokenizer: Tokenizer) -> Codec:
+    """The faster of the two that gives the right ids."""
     try:
-        return FastCodec(tokenizer), "fastokens"
+        return FastCodec(tokenizer)
     except (ImportError, IdsDiffer):
-        return SlowCodec(tokenizer), "tokenizers"
+        return SlowCodec(tokenizer)
+
+
+class OpeningCodec:
+    """What `open_codec` gives; it is opened beside other work, which takes some tenths of a second."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="open-codec")
+        self._opened = pool.submit(open_codec, tokenizer)
+        pool.shutdown(wait=False)
+
+    @property
+    def name(self) -> str:
+        """See `Codec`."""
+        return self._opened.result().name
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """See `Codec`."""
+        return self._opened.result().encode(texts)
 
 
 def _groups(texts: Sequence[str], wrong: Sequence[int]) -> Iterator[Sequence[str]]:
@@ -210,13 +238,12 @@ def _starts(lengths: Any) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _byte_widths(tokenizer: Tokenizer) -> NDArray[np.int64]:
+def _byte_widths(tokenizer: Tokenizer, *, byte_level: bool) -> NDArray[np.int64]:
     """The bytes of text that each token stands for, as the tokenizer's own way of writing them tells."""
     import numpy as np
 
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     widths = np.zeros(max(vocabulary.values(), default=-1) + 1, dtype=np.int64)
-    byte_level = "ByteLevel" in json.dumps(json.loads(tokenizer.to_str()).get("decoder"))
     for token, number in vocabulary.items():
         widths[number] = len(token) if byte_level else _sentence_piece_width(token)
     for number, added in tokenizer.get_added_tokens_decoder().items():

@@ -39,6 +39,7 @@ __all__ = [
 
 NOT_TRAINED = -100
 ROWS_A_CALL = 256
+CHUNKS_AHEAD = 16
 Row = Mapping[str, Any]
 
 
@@ -51,12 +52,14 @@ class EncoderSettings:
         max_length: tokens of a row at most; None for no limit.
         truncation: `left` keeps the last max_length tokens of a longer row, `delete` drops it.
         max_pixels: of an image; None for as many as it has.
+        packing: whether train puts rows of a stream together, up to max_length.
     """
 
     template: TemplateSettings = field(default_factory=TemplateSettings)
     max_length: int | None = None
     truncation: Literal["left", "delete"] = "left"
     max_pixels: int | None = None
+    packing: bool = False
 
     def to_json(self) -> str:
         """As text."""
@@ -173,6 +176,8 @@ class RowEncoder:
 
     def encode_row(self, row: Row) -> EncodedRow | str:
         """A row's tokens, or why it is dropped."""
+        if found := [name for name in ("images", "videos", "audios") if row.get(name)]:
+            return f"its {' and '.join(found)} need the model's processor, which is not used here"
         batch = self.encode([row])
         if batch.dropped:
             return batch.dropped[0].reason or batch.dropped[0].kind
@@ -320,7 +325,7 @@ def encode_all(
                 for number, row in chunk:
                     look(number, row)
             running.append(pool.submit(encoder.encode_written, *encoder.write(chunk)))
-            while len(running) > 2 * num_threads:
+            while len(running) > 2 * num_threads + CHUNKS_AHEAD:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
@@ -349,7 +354,7 @@ def open_encoder(folder: Path, settings: EncoderSettings) -> RowEncoder:
 
     tokenizer = load_tokenizer(folder)
     template = open_template(settings.template, tokenizer)
-    codec, _ = open_codec(tokenizer.tokenizer)
+    codec = open_codec(tokenizer.tokenizer)
     weighted = not LossScale.parse(settings.template.loss_scale).binary
     return RowEncoder(template, codec, settings.max_length, settings.truncation, weighted)
 

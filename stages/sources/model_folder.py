@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import ModelError
+from stages.links import link_or_copy
 
 __all__ = [
     "MODEL_FILES",
@@ -102,10 +101,7 @@ def link_model_files(source: Path, out: Path) -> list[str]:
     names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
     chosen = choose_model_files(names, source.name)
     for name in chosen:
-        try:
-            os.link((source / name).resolve(), out / name)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(source / name, out / name)
+        link_or_copy(source / name, out / name)
     return [name for name in names if name not in set(chosen)]
 
 

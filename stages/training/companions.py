@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
+from stages.links import link_or_copy
 from stages.sources.model_folder import choose_model_files
 
 __all__ = ["link_companions"]
@@ -16,7 +15,4 @@ def link_companions(source: Path, out: Path) -> None:
     for name in choose_model_files((path.name for path in source.iterdir() if path.is_file()), source.name):
         if name.endswith((".safetensors", ".safetensors.index.json")) or (out / name).exists():
             continue
-        try:
-            os.link((source / name).resolve(), out / name)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(source / name, out / name)
+        link_or_copy(source / name, out / name)
