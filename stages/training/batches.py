@@ -7,8 +7,10 @@ from typing import Any
 
 from stages.training.rows import IGNORED
 
-__all__ = ["collate", "join", "split_by_length"]
+__all__ = ["OF_TEXT", "collate", "join", "split_by_length"]
 
+OF_TEXT = {"input_ids", "labels", "loss_scale", "position_ids", "place"}
+"""What rows of text have; others have tensors of pixels too."""
 PADDING_WORTH_A_CALL = 16
 """On a CPU a call of the model costs about as much as this many tokens (SmolLM2-135M, two cores)."""
 
@@ -41,11 +43,14 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     It has `input_ids`, `labels`, `attention_mask` where rows differ in length, `loss_scale` where one has weights.
     Without a mask, attention takes the faster causal kernel. Padding has the id 0; nothing sees it.
 
+    Rows with media have more: see `multimodal.collate_media`.
     Packs have `position_ids` and never a mask: what pads them is one more row, whose positions start again.
     Rows of a stream have a `place`; the batch's is that of its last row.
     """
     import torch
 
+    if any(not OF_TEXT.issuperset(row) for row in rows):
+        return _collate_media(rows)
     lengths = [len(row["input_ids"]) for row in rows]
     packed = "position_ids" in rows[0]
     shape = (len(rows), max(lengths))
@@ -68,6 +73,17 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             batch["loss_scale"][index, :length] = torch.tensor(row["loss_scale"])
     if not packed and len(set(lengths)) == 1:
         del batch["attention_mask"]
+    if "place" in rows[-1]:
+        batch["place"] = torch.tensor(rows[-1]["place"])
+    return batch
+
+
+def _collate_media(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    import torch
+
+    from stages.training.multimodal import collate_media
+
+    batch = collate_media([{name: row[name] for name in row if name != "place"} for row in rows])
     if "place" in rows[-1]:
         batch["place"] = torch.tensor(rows[-1]["place"])
     return batch

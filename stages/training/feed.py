@@ -236,9 +236,7 @@ def _stream(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary:
     settings = read_json(tokens / "encoder.json")
     pack_length = settings["max_length"] if settings.get("packing") else None
     if settings.get("packing") and pack_length is None:
-        raise ArgumentsError(
-            "`--packing` needs to know how long a pack is, and the model does not say: add `--max_length`"
-        )
+        raise ArgumentsError("`--packing` needs a length, and the model has none of its own: add `--max_length`")
     usable = Usable(encoder, vocabulary, "stream", context.logger)
     raw = RowStream.open(tokens, logger=context.logger, scratch=context.scratch / "media")
     rows = make_stream(raw, usable, pack_length)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stages.data.packing import pack
 from stages.errors import DataError
-from stages.training.batches import join
+from stages.training.batches import OF_TEXT, join
 from stages.training.feed import Place
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class StreamedRows:
         items: list[dict[str, Any]] = []
         for end, row in rows:
             item = self.usable(row, end)
+            if item is not None and not OF_TEXT.issuperset(item):
+                raise DataError("`--packing` puts rows of text together, and the stream has rows with media: drop it")
             if item is not None:
                 items.append(item)
             if len(items) == WINDOW:

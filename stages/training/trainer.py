@@ -59,7 +59,7 @@ def make_trainer(
     trainer = StageTrainer(
         model=model,
         args=settings,
-        data_collator=feed.collate or collate,
+        data_collator=collate,
         train_dataset=feed.train,
         eval_dataset=feed.validation,
         callbacks=list(callbacks),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,9 +16,9 @@ from typing import Any
 import pytest
 
 from stages.arguments import TrainArguments
-from stages.context import Context, NullReporter
 from stages.errors import ArgumentsError, DataError, Interrupted, MissingPackage, ModelError, UserError
-from stages.train import STAGE, can_resume, prepare, train
+from stages.train import STAGE, can_resume, prepare
+from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
 from tests.stages.training.tokens import write_arrow
 
 VOCABULARY = 384
@@ -42,78 +41,9 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("tokens") / "tokens")
 
 
-class Recorder(NullReporter):
-    """Remembers what a run shows; at `cut` steps the power fails."""
-
-    def __init__(self, cut: float | None = None) -> None:
-        self.cut = cut
-        self.progressed: list[tuple[float, float, str]] = []
-        self.measured: list[tuple[int, dict[str, float]]] = []
-        self.images: list[Path] = []
-
-    def progress(self, done: float, total: float, text: str) -> None:
-        self.progressed.append((done, total, text))
-        if self.cut is not None and done >= self.cut and total > 1:
-            raise PowerCut
-
-    def metrics(self, step: int, values: Any) -> None:
-        self.measured.append((step, dict(values)))
-
-    def image(self, name: str, path: Path) -> None:
-        assert name == "loss-curve"
-        assert path.read_bytes().startswith(b"\x89PNG")
-        self.images.append(path)
-
-
-class PowerCut(BaseException):
-    """What no handler catches."""
-
-
-class Lab:
-    """A folder in which a stage is run again and again, as run.py does it."""
-
-    def __init__(self, folder: Path, model: Path, tokens: Path) -> None:
-        self.folder, self.inputs = folder, {"model": model, "tokens": tokens}
-        self.tries = 0
-
-    def run(self, arguments: dict[str, Any], reporter: Recorder | None = None, **context: Any) -> dict[str, Any]:
-        self.tries += 1
-        self.out = self.folder / f"out{self.tries}"
-        for folder in (self.out, self.folder / "scratch", self.folder / "attachments"):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.context = Context(
-            self.folder / "scratch", self.folder / "attachments", reporter=reporter or Recorder(), **context
-        )
-        return train(TrainArguments(**arguments), self.inputs, self.out, self.context)
-
-    @property
-    def scratch(self) -> Path:
-        return self.folder / "scratch"
-
-    @property
-    def attachments(self) -> Path:
-        return self.folder / "attachments"
-
-
 @pytest.fixture
 def lab(tmp_path: Path, tiny_model: Path, tokens: Path) -> Lab:
     return Lab(tmp_path, tiny_model, tokens)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-
-
-SHORT = {
-    "max_steps": 6,
-    "save_steps": 2,
-    "logging_steps": 2,
-    "gradient_accumulation_steps": 2,
-    "per_device_train_batch_size": 2,
-    "learning_rate": 1e-2,
-    "gradient_checkpointing": False,
-    "report_to": ["none"],
-}
 
 
 def test_lora_leaves_a_plain_adapter(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

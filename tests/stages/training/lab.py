@@ -1,0 +1,80 @@
+"""A folder in which the train stage is run again and again, and ways to disturb it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from stages.arguments import TrainArguments
+from stages.context import Context, NullReporter
+from stages.train import train
+
+
+class Recorder(NullReporter):
+    """Remembers what a run shows; at `cut` steps the power fails."""
+
+    def __init__(self, cut: float | None = None) -> None:
+        self.cut = cut
+        self.progressed: list[tuple[float, float, str]] = []
+        self.measured: list[tuple[int, dict[str, float]]] = []
+        self.images: list[Path] = []
+
+    def progress(self, done: float, total: float, text: str) -> None:
+        self.progressed.append((done, total, text))
+        if self.cut is not None and done >= self.cut and total > 1:
+            raise PowerCut
+
+    def metrics(self, step: int, values: Any) -> None:
+        self.measured.append((step, dict(values)))
+
+    def image(self, name: str, path: Path) -> None:
+        assert name == "loss-curve"
+        assert path.read_bytes().startswith(b"\x89PNG")
+        self.images.append(path)
+
+
+class PowerCut(BaseException):
+    """What no handler catches."""
+
+
+class Lab:
+    """A folder in which a stage is run again and again, as run.py does it."""
+
+    def __init__(self, folder: Path, model: Path, tokens: Path) -> None:
+        self.folder, self.inputs = folder, {"model": model, "tokens": tokens}
+        self.tries = 0
+
+    def run(self, arguments: dict[str, Any], reporter: Recorder | None = None, **context: Any) -> dict[str, Any]:
+        self.tries += 1
+        self.out = self.folder / f"out{self.tries}"
+        for folder in (self.out, self.folder / "scratch", self.folder / "attachments"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.context = Context(
+            self.folder / "scratch", self.folder / "attachments", reporter=reporter or Recorder(), **context
+        )
+        return train(TrainArguments(**arguments), self.inputs, self.out, self.context)
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    @property
+    def attachments(self) -> Path:
+        return self.folder / "attachments"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+SHORT = {
+    "max_steps": 6,
+    "save_steps": 2,
+    "logging_steps": 2,
+    "gradient_accumulation_steps": 2,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-2,
+    "gradient_checkpointing": False,
+    "report_to": ["none"],
+}
