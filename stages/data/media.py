@@ -47,7 +47,7 @@ class MediaFinder:
 
         Args:
             row: a standard row; it is changed.
-            folders: where relative paths may start, the first that has the file.
+            folders: where relative paths may start, the first that has the file; messages name the last.
 
         Raises:
             RowError: a file is missing, unreadable, or not of its kind.
@@ -135,11 +135,7 @@ def _locate(medium: str, column: str, folders: tuple[Path, ...]) -> tuple[str, s
         if found is not None:
             return str(found.absolute()), _problem(found, column)
         if not path.is_absolute():
-            looked = " and ".join(str(folder) for folder in dict.fromkeys(folders))
-            return (
-                medium,
-                f"is not there: looked in {looked}" if looked else "is relative to a folder that is not known",
-            )
+            return medium, f"is not there: looked in {folders[-1]}" if folders else "is relative to no known folder"
     return medium, "is not there"
 
 
@@ -169,6 +165,9 @@ def _image_problem(path: Path, head: bytes) -> str | None:
         with Image.open(path) as image:
             image.verify()
     except UnidentifiedImageError:
+        kind = media_type(head)
+        if kind is not None and kind.column == "images":
+            return f"is a damaged image: it begins as {kind.suffix}, but cannot be read"
         return f"is not an image: it begins with {head[:8]!r}"
     except Image.DecompressionBombError as error:
         return f"is too large: {error}"

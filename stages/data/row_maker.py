@@ -48,7 +48,7 @@ class RowMaker:
         standard = self._last[1].standardize(row)
         self.names.fill(standard, None if isinstance(row, Malformed) else row.get("tag"))
         if self._media is not None and any(name in standard for name in MEDIA):
-            self._media.find(standard, reading.folders)
+            self._media.find(standard, [folder for folder in (reading.here, reading.folder) if folder is not None])
         return standard
 
     def _standardizer(self, reading: Reading) -> Standardizer:

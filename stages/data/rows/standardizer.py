@@ -117,6 +117,8 @@ class Standardizer:
             raise RowError(_no_answer(row), "no answer")
         if isinstance(answer, (list, tuple)) and answer and not isinstance(answer[0], Mapping):
             answer = self._random.choice(answer)
+            if not isinstance(answer, str):
+                answer = text(answer, "one of several responses")
         return messages + self._said("assistant", answer, "response", media)
 
     def _said(self, role: str, value: Any, what: str, media: Media) -> list[Message]:

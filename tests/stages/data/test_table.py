@@ -41,3 +41,38 @@ def test_datasets_follow_each_other_and_only_used_columns_are_written(tmp_path: 
 def test_no_rows_make_no_file(tmp_path: Path) -> None:
     assert write_parquet([(store(tmp_path / "0.arrow", 3), np.arange(0))], tmp_path / "out.parquet") == 0
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_calls_and_loss_are_fields_only_where_a_message_has_them(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": '[{"name":"f","arguments":{}}]'}
+    quiet = {"role": "assistant", "content": "a", "loss": False}
+    with RowWriter(tmp_path / "0.arrow") as writer:
+        for answer in ({"role": "assistant", "content": "a"}, call, quiet):
+            writer.write({"messages": [{"role": "user", "content": "q"}, answer]})
+    rows = StoredRows(tmp_path / "0.arrow")
+    assert rows.columns == {"messages", "messages.tool_calls", "messages.loss"}
+    write_parquet([(rows, np.array([2, 1]))], tmp_path / "both.parquet")
+    fields = [field.name for field in pq.read_schema(tmp_path / "both.parquet").field("messages").type.value_type]
+    assert fields == ["role", "content", "tool_calls", "loss"]
+    answers = [row[1] for row in pq.read_table(tmp_path / "both.parquet")["messages"].to_pylist()]
+    assert answers == [quiet | {"tool_calls": None}, call | {"loss": None}]
+    plain = store(tmp_path / "1.arrow", 2)
+    write_parquet([(plain, np.array([0]))], tmp_path / "plain.parquet")
+    fields = [field.name for field in pq.read_schema(tmp_path / "plain.parquet").field("messages").type.value_type]
+    assert fields == ["role", "content"]
+
+
+def test_only_media_of_rows_that_are_written_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    paths = []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.bin")
+        paths[-1].write_bytes(bytes([number]))
+    with RowWriter(tmp_path / "0.arrow") as writer:
+        for path in paths:
+            writer.write({"messages": [{"role": "assistant", "content": "a"}], "videos": [str(path)]})
+    write_parquet([(StoredRows(tmp_path / "0.arrow"), np.array([2, 0, 2]))], out / "train.parquet")
+    named = [row[0] for row in pq.read_table(out / "train.parquet")["videos"].to_pylist()]
+    assert [(out / name).read_bytes() for name in named] == [b"\2", b"\0", b"\2"]
+    assert len(list((out / "media").iterdir())) == 2
