@@ -174,14 +174,14 @@ class Registry:
 
         Args:
             name: dataset_name, an id, the path as registered, or the last part of one of them.
-            hub: `hf` or `ms` where the user has written so.
+            hub: the prefix that the user has written, if any.
             use_hf: otherwise says which hub.
 
         Raises:
             DataError: it is not on the hub that was asked for, or its path does not exist.
         """
         entry = self._by_name.get(name) or self._by_last_part(name)
-        if entry is None:
+        if entry is None or hub not in ("", "hf", "ms"):
             return None
         if entry.dataset_path and not hub:
             if not exists(entry.dataset_path):
@@ -197,7 +197,11 @@ class Registry:
         raise DataError(f"dataset {name!r} is registered without {hub}_dataset_id")
 
     def _by_last_part(self, name: str) -> DatasetMeta | None:
-        found = {id(entry): entry for key, entry in self._by_name.items() if name in (Path(key).name, Path(key).stem)}
+        found = {
+            id(entry): entry
+            for key, entry in self._by_name.items()
+            if name in (Path(key).name, Path(key).stem) and not key.startswith("local::")
+        }
         if len(found) > 1:
             raise DataError(f"{name!r} may be {' or '.join(one.title for one in found.values())}: write it in full")
         return next(iter(found.values()), None)

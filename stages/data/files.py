@@ -144,7 +144,8 @@ def _configs(path: Path) -> dict[str, dict[str, list[str]]]:
             str(config["config_name"]): _patterns(config["data_files"]) for config in declared if "data_files" in config
         }
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{path / 'README.md'} declares `configs` that cannot be read: {error!s:.100}") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path / 'README.md'} declares `configs` that cannot be read: {reason:.100}") from error
 
 
 def _patterns(declared: object) -> dict[str, list[str]]:

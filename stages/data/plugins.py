@@ -48,7 +48,7 @@ def register_dataset(dataset_meta: DatasetMeta, *, exist_ok: bool = False) -> No
     found.append(dataset_meta)
 
 
-def hand_in_plugins(paths: Sequence[str]) -> tuple[list[str], list[Path]]:
+def hand_in_plugins(paths: Sequence[str]) -> tuple[list[str], tuple[Path, ...]]:
     """What a stage's `prepare` makes of `--custom_register_path`: what stands in the key, and the files to take in.
 
     Raises:
@@ -57,7 +57,7 @@ def hand_in_plugins(paths: Sequence[str]) -> tuple[list[str], list[Path]]:
     files = []
     for text in paths:
         if text == HANDED_IN:
-            return [HANDED_IN], []
+            return [HANDED_IN], ()
         path = Path(text).expanduser()
         if not path.is_file():
             what = "is a folder: name the Python files in it" if path.is_dir() else "does not exist"
@@ -65,7 +65,7 @@ def hand_in_plugins(paths: Sequence[str]) -> tuple[list[str], list[Path]]:
         if path.suffix != ".py":
             raise ArgumentsError(f"`--custom_register_path {text}` is no Python file: its name ends in .py")
         files.append(path)
-    return ([HANDED_IN] if files else []), files
+    return ([HANDED_IN] if files else []), tuple(files)
 
 
 def load_plugins(folder: Path | Sequence[Path]) -> list[DatasetMeta]:

@@ -166,6 +166,142 @@ def test_memory_does_not_grow_with_the_rows(store: LocalStore, tmp_path: Path) -
     assert peak < 12e6
 
 
+def test_a_subset_of_a_folder_is_read(store: LocalStore, tmp_path: Path) -> None:
+    for name in ("en/train.jsonl", "en/test.jsonl", "zh/train.jsonl", "fr.jsonl"):
+        write_rows(tmp_path / "folder" / name, rows(2, f"{name} "))
+    result = run(store, dataset=[f"{tmp_path / 'folder'}:zh/en", f"{tmp_path / 'folder'}:fr#1"], split_dataset_ratio=0)
+    expected = ["zh/train.jsonl 0", "zh/train.jsonl 1", "en/train.jsonl 0", "en/train.jsonl 1"]
+    assert questions(store, result, tmp_path / "out")[:4] == expected
+    assert result.metrics["train_rows"] == 5
+
+
+INFO = [
+    {
+        "dataset_path": "chats",
+        "dataset_name": "talk",
+        "subsets": ["one", {"name": "two", "subset": "second", "columns": {"frage": "query", "antwort": "response"}}],
+        "columns": {"dialog": "messages"},
+        "messages": {"role_key": "who", "content_key": "says", "user_role": "me", "assistant_role": "you"},
+        "tags": ["chat"],
+    },
+    {"hf_dataset_id": "never/used"},
+]
+
+
+def register(folder: Path) -> Path:
+    turns = [{"who": "me", "says": "hello"}, {"who": "you", "says": "hi"}]
+    write_rows(folder / "chats" / "one.jsonl", [{"dialog": turns}])
+    write_rows(folder / "chats" / "second" / "x.jsonl", [{"frage": "was?", "antwort": "das"}])
+    (folder / "info.json").write_text(json.dumps(INFO))
+    return folder / "info.json"
+
+
+def test_registered_datasets_are_read_as_they_were_registered(store: LocalStore, tmp_path: Path) -> None:
+    info = register(tmp_path / "here")
+    result = run(store, dataset=["talk:all"], custom_dataset_info=[str(info)], split_dataset_ratio=0)
+    store.copy_out(result.artifact, tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "train.parquet").to_pylist() == [
+        {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]},
+        {"messages": [{"role": "user", "content": "was?"}, {"role": "assistant", "content": "das"}]},
+    ]
+    with pytest.raises(DataError, match="talk has the subsets one, two: name those to read after a colon"):
+        run(store, dataset=["talk"], custom_dataset_info=[str(info)])
+
+
+def test_a_registration_is_in_the_key_by_what_it_says_and_by_no_path(store: LocalStore, tmp_path: Path) -> None:
+    arguments = {"dataset": ["talk:two"], "split_dataset_ratio": 0}
+    first = run(store, custom_dataset_info=[str(register(tmp_path / "here"))], **arguments)
+    other = register(tmp_path / "there")
+    other.write_text(json.dumps([*INFO[:1], {"hf_dataset_id": "another/one", "help": "not used"}]))
+    again = run(store, custom_dataset_info=[str(other)], **arguments)
+    assert (again.status, again.key) == ("cached", first.key)
+    prepared = prepare(PreprocessArguments(custom_dataset_info=[str(other)], **arguments)).arguments
+    assert str(tmp_path) not in json.dumps(prepared.key_fields())
+    other.write_text(json.dumps([{**INFO[0], "subsets": ["second"], "columns": {"frage": "response"}}]))
+    changed = prepare(PreprocessArguments(custom_dataset_info=[str(other)], dataset=["talk"], split_dataset_ratio=0))
+    assert changed.arguments.custom_dataset_info != prepared.custom_dataset_info
+
+
+PLUGIN = """
+from stages.data.plugins import DatasetMeta, register_dataset
+
+def turn(row):
+    return None if row["left"] == "drop" else {"query": row["left"], "response": row["right"]}
+
+register_dataset(DatasetMeta(dataset_name="unused", dataset_path="nowhere.jsonl"))
+register_dataset(DatasetMeta(dataset_name="turned", dataset_path="turned.jsonl", preprocess_func=turn))
+"""
+
+
+def test_a_plugin_registers_a_dataset_and_reads_its_rows(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    left = ["a", "drop", "b", 5]
+    write_rows(tmp_path / "turned.jsonl", [{"left": one, "right": "r"} for one in left] + ["{broken", {"other": 1}])
+    arguments = {"dataset": ["turned"], "custom_register_path": [str(tmp_path / "plugin.py")], "split_dataset_ratio": 0}
+    result = run(store, **arguments)
+    assert questions(store, result, tmp_path / "out") == ["a", "b", "5"]
+    assert result.metrics["first_dropped"].splitlines() == [
+        "turned.jsonl row 5: not JSON: unexpected character, expected a string key at column 2",
+        "turned.jsonl row 6: the plugin's function fails: KeyError: 'left'",
+    ]
+    moved = tmp_path / "moved" / "own.py"
+    moved.parent.mkdir()
+    moved.write_text(PLUGIN)
+    write_rows(
+        moved.with_name("turned.jsonl"), [{"left": one, "right": "r"} for one in left] + ["{broken", {"other": 1}]
+    )
+    prepared = prepare(PreprocessArguments(**(arguments | {"custom_register_path": [str(moved)]})))
+    assert set(prepared.inputs) == {"dataset", "plugins"}
+    assert str(tmp_path) not in json.dumps(prepared.arguments.key_fields())
+    assert prepare(prepared.arguments).arguments == prepared.arguments
+    moved.write_text(PLUGIN.replace('"drop"', '"a"'))
+    assert run(store, **(arguments | {"custom_register_path": [str(moved)]})).status == "ran"
+
+
+def test_a_dataset_of_a_plugin_and_of_an_info_is_registered_twice(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    info = '[{"hf_dataset_id": "some/thing", "dataset_name": "turned"}]'
+    with pytest.raises(DataError, match="dataset 'turned' is registered twice"):
+        prepare(PreprocessArguments(custom_register_path=[str(tmp_path / "plugin.py")], custom_dataset_info=[info]))
+
+
+def test_pictures_are_looked_for_beside_the_data_file(store: LocalStore, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "red.png")
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "blue.png")
+    path = write_rows(
+        tmp_path / "rows.jsonl",
+        [
+            {"query": "<image>?", "response": "r", "images": ["red.png"]},
+            {"query": "<image>!", "response": "r", "images": ["blue.png"]},
+        ],
+    )
+    assert run(store, dataset=[str(path)], split_dataset_ratio=0).metrics["rows_dropped"] == 1
+    given = run(store, dataset=[str(path)], split_dataset_ratio=0.0, media_dirs=[str(tmp_path / "pictures")])
+    assert given.status == "cached", "where pictures lie is in no key"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "message"),
+    [
+        ("rows.jsonl#50", {"val_dataset": ["rows.jsonl#11"]}, r"rows\.jsonl has 10 rows: 11 cannot be validated on"),
+        ("rows.jsonl#1", {"split_dataset_ratio": 0.5}, r"rows\.jsonl gives 1 row\(s\): none is left to train on"),
+        ("empty", {}, r"'empty' is neither an existing path nor|OWNER/NAME"),
+        ("none.d", {}, "holds no data file"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_one_clear_line(
+    store: LocalStore, in_tmp_path: Path, dataset: str, arguments: dict[str, Any], message: str
+) -> None:
+    write_rows(in_tmp_path / "rows.jsonl", rows(10))
+    (in_tmp_path / "none.d").mkdir()
+    with pytest.raises(DataError, match=message) as caught:
+        run(store, dataset=[dataset], **arguments)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_rows_come_out_of_a_package(store: LocalStore, tmp_path: Path) -> None:
     name = "pypi::llamafactory==0.9.5:data/identity.json"

@@ -22,6 +22,9 @@ from stages.sources.location import Location
             False,
             DatasetSpec(Location("pypi", "llamafactory==0.9.5"), None, "data/identity.json", 20),
         ),
+        ("Ms::owner/name:all", True, DatasetSpec(Location("ms", "owner/name"), None, "all")),
+        ("owner/name: en / zh ", True, DatasetSpec(Location("hf", "owner/name"), None, "en/zh")),
+        ("local::1:en#3", False, DatasetSpec(Location("local", "1"), None, "en", 3)),
         ("local::1#3", False, DatasetSpec(Location("local", "1"), sample=3)),
     ],
 )
@@ -41,6 +44,21 @@ def test_a_path_that_exists_wins_over_the_syntax(tmp_path: Path, name: str, suff
     assert parse_dataset(f"{path}{suffix}", use_hf=False) == DatasetSpec(Location("path", str(path)), sample=sample)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "subset", "sample"),
+    [
+        ("folder:en", "folder", "en", None),
+        ("folder:en/zh#20", "folder", "en/zh", 20),
+        ("a:b#1:en#2", "a:b#1", "en", 2),
+        ("./folder:all", "./folder", "all", None),
+    ],
+)
+def test_a_folder_may_have_subsets(in_tmp_path: Path, text: str, name: str, subset: str, sample: int | None) -> None:
+    for folder in ("folder", "a:b#1"):
+        (in_tmp_path / folder).mkdir()
+    assert parse_dataset(text, use_hf=False) == DatasetSpec(Location("path", name), None, subset, sample)
+
+
 def test_use_hf_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USE_HF", "1")
     assert parse_dataset("owner/name", use_hf=False).location.hub == "hf"
@@ -52,6 +70,11 @@ def test_use_hf_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         ("rows.jsonl#0", "after # stands how many rows"),
         ("rows.jsonl#-5", "not '-5'"),
         ("rows.jsonl#many", "not 'many'"),
+        ("rows.jsonl#", "not ''"),
+        ("rows.jsonl#1.5", "not '1.5'"),
+        ("rows.jsonl#²", "not '²'"),
+        ("owner/name:", "after : stand the names of subsets, separated by /, not ''"),
+        ("owner/name:en//zh", "after : stand the names of subsets, separated by /, not 'en//zh'"),
         ("./nowhere.jsonl#5", "'./nowhere.jsonl' does not exist"),
         ("name", "OWNER/NAME"),
         ("owner/name/more", "neither an existing path nor a hub id"),
