@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -105,7 +106,8 @@ class Collector:
                 if self.context.stop_requested():
                     raise Interrupted(f"stopped after {self.num_read} rows")
                 written = writer.num_rows
-                reason = self._make(label, batch, writer, log)
+                with _no_search_for_cycles():
+                    reason = self._make(label, batch, writer, log)
                 usable[label] = usable.get(label, 0) + writer.num_rows - written
                 if reason is not None:
                     first_reason.setdefault(label, reason)
@@ -149,6 +151,18 @@ class Collector:
         if self.num_dropped <= KEPT_DROPS:
             entry = {"file": label, "row": number, "kind": error.kind, "reason": str(error)}
             log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Rows have no cycles, but the garbage collector would go through all of them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 from stages.data.media import MediaFinder
 from stages.data.readers import Malformed
 from stages.data.rows import RowError, Standardizer
-from stages.data.rows.columns import MEDIA
+from stages.data.rows.columns import MEDIA as MEDIA_COLUMNS
 from stages.data.self_cognition import SelfCognition
 from stages.data.spec import Reading
 from stages.errors import MartletError
 
 __all__ = ["RowMaker"]
+
+MEDIA = frozenset(MEDIA_COLUMNS)
 
 
 class RowMaker:
@@ -47,7 +49,7 @@ class RowMaker:
             self._last = (reading, self._standardizer(reading))
         standard = self._last[1].standardize(row)
         self.names.fill(standard, None if isinstance(row, Malformed) else row.get("tag"))
-        if self._media is not None and any(name in standard for name in MEDIA):
+        if self._media is not None and len(standard) > 1 and not MEDIA.isdisjoint(standard):
             self._media.find(standard, [folder for folder in (reading.here, reading.folder) if folder is not None])
         return standard
 

@@ -50,8 +50,12 @@ class SelfCognition:
             DataError: a placeholder would stay.
         """
         texts = [message["content"] for message in row["messages"]]
-        if not any("{{" in text for text in texts) and "{{" not in row.get("rejected_response", ""):
-            return
+        for text in texts:
+            if "{{" in text:
+                break
+        else:
+            if "{{" not in row.get("rejected_response", ""):
+                return
         found = set(PLACEHOLDER.findall("\n".join([*texts, row.get("rejected_response", "")])))
         if not found:
             return

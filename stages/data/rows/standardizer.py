@@ -153,6 +153,8 @@ class Standardizer:
 
 def _joined(instruction: Any, given: Any) -> Any:
     """Alpaca's question: the input stands below the instruction."""
+    if type(instruction) is str and type(given) is str:
+        return f"{instruction}\n{given}" if instruction and given else instruction or given
     parts = [part for part in (instruction, given) if part is not None and part != ""]
     if len(parts) == 2:
         return f"{text(instruction, 'instruction')}\n{text(given, 'input')}"

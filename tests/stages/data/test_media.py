@@ -114,7 +114,7 @@ def test_sounds_and_videos_pass_by_their_first_bytes(tmp_path: Path) -> None:
         ("images", "empty.png", "image 1, 'empty.png', is empty"),
         ("images", "text.png", "image 1, 'text.png', is not an image: it begins with b'<html>no'"),
         ("images", "half.png", "image 1, 'half.png', is a damaged image: "),
-        ("images", "head.jpg", "image 1, 'head.jpg', is a damaged image: it begins as .jpg, but cannot be read"),
+        ("images", "head.gif", "image 1, 'head.gif', is a damaged image: it begins as .gif, but cannot be read"),
         ("audios", "text.png", "audio 1, 'text.png', is not a sound: it begins with b'<html>no'"),
         ("videos", "whole.png", "video 1, 'whole.png', is not a video: it begins with b'\\x89PNG\\r\\n\\x1a\\n'"),
         ("images", "data:image/png;base64,R0lGODl", "image 1 is no data: URI in base64: "),
@@ -127,7 +127,7 @@ def test_a_medium_that_is_no_use_is_named(tmp_path: Path, column: str, medium: s
     (tmp_path / "text.png").write_text("<html>no</html>")
     whole = picture(tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) - 20])
-    (tmp_path / "head.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
+    (tmp_path / "head.gif").write_bytes(b"GIF89a")
     with pytest.raises(RowError) as caught:
         find(MediaFinder(tmp_path / "scratch"), column, medium, tmp_path / "elsewhere", tmp_path)
     assert str(caught.value).startswith(reason.replace("FOLDER", str(tmp_path)))
