@@ -78,8 +78,10 @@ class SpanFinder:
             if not text.startswith(prompt):
                 text = prompt + self._answer(text, prompt, messages, tools)
             turns = [index for index, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
-            spans = [self._span(text, messages, index, tools) for index in turns]
-            return text, [*spans, (len(prompt), len(text.rstrip()) if self.turn_end else len(text))]
+            spans = [(len(prompt), len(text.rstrip()) if self.turn_end else len(text))]
+            for index in reversed(turns):
+                spans.insert(0, self._span(text, messages, index, tools, spans[0][0]))
+            return text, spans
         except TemplateFailed as error:
             raise RowError(f"the chat template refuses it: {error}") from error
 
@@ -103,7 +105,13 @@ class SpanFinder:
         A prompt may open a thought: the answer goes on with its own, or ends it at once.
         """
         content = str(messages[-1]["content"] or "")
-        start = self._start(text, messages, len(messages) - 1, tools)
+        try:
+            start = self._start(text, messages, len(messages) - 1, tools)
+        except RowError:
+            found = _written_at(text, content.strip(), prompt)
+            if found is None:
+                raise
+            start = found
         answer = text[start:]
         if "</think>" in content and "</think>" not in answer:
             opened = "<think>\n" if prompt.endswith("<think>\n") else "<think>"
@@ -120,7 +128,10 @@ class SpanFinder:
             messages = [*messages[:-1], {"role": "user", "content": ""}, messages[-1]]
         return messages
 
-    def _span(self, text: str, messages: Sequence[Message], index: int, tools: Sequence[Any] | None) -> Span:
+    def _span(
+        self, text: str, messages: Sequence[Message], index: int, tools: Sequence[Any] | None, limit: int
+    ) -> Span:
+        """The part of an answer that others follow; it ends before `limit`, where the next one begins."""
         start = self._start(text, messages, index, tools)
         if not self.inner_end:
             until = self._template.render(messages[: index + 1], tools=tools)
@@ -128,11 +139,22 @@ class SpanFinder:
                 raise RowError(f"the chat template writes message {index + 1} in another way once others follow it")
             return start, len(until)
         content = str(messages[index]["content"] or "").strip()
-        written = text.find(content, start)
-        end = text.find(self.inner_end, start if written < 0 else written + len(content))
-        if end < 0:
+        written = text.find(content, start, limit)
+        found = text.find(self.inner_end, start if written < 0 else written + len(content), limit)
+        end = found + len(self.inner_end) if found >= 0 else limit
+        if messages[index + 1]["role"] == "tool":
+            # Some templates write what a tool returned into the same turn.
+            shared = self._num_shared(text, messages[: index + 1], tools)
+            end = min(end, shared) if shared > start else end
+        elif found < 0:
             raise RowError(f"the chat template does not end message {index + 1} with {self.inner_end!r}")
-        return start, end + len(self.inner_end)
+        return start, end
+
+    def _num_shared(self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
+        """How far a text has what the first messages alone give, up to a special token."""
+        pieces = self._pieces(text)
+        common = "".join(pieces[: _num_common(pieces, self._pieces(self._template.render(messages, tools=tools)))])
+        return len(common.rstrip())
 
     def _start(self, text: str, messages: Sequence[Message], index: int, tools: Sequence[Any] | None) -> int:
         """Where the prompt for a turn ends, or what the conversation has of that prompt.
@@ -188,6 +210,15 @@ class SpanFinder:
             return self._template.render(messages)
         except TemplateFailed:
             return None
+
+
+def _written_at(text: str, content: str, prompt: str) -> int | None:
+    """Where an answer begins in a text that has not all of its prompt; white space before it may be the answer's."""
+    found = text.rfind(content) if content else -1
+    if found < 0:
+        return None
+    head = text[:found].rstrip()
+    return len(head) + _num_common(text[len(head) : found], prompt[len(prompt.rstrip()) :])
 
 
 def _num_common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from stages.data.chat_template import ChatTemplate
 from stages.data.templates.tools import parse_calls, parse_tools, to_json
 
-__all__ = ["CallForm", "served_prompt", "spoken", "tools_of"]
+__all__ = ["CALL_FORMS", "CallForm", "served_prompt", "spoken", "tools_of"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class CallForm:
 
     content: str | None = ""
     text_arguments: bool = False
+
+
+CALL_FORMS = tuple(CallForm(content, text) for text in (False, True) for content in ("", None))
 
 
 def spoken(messages: Sequence[Mapping[str, Any]], form: CallForm | None = None) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ CALLS: tuple[Row, ...] = (
     _with_tools(("system", "Speak.", ()), ("user", "Hi", ()), ("assistant", "Hello", ()), tools=2),
     _with_tools(
         ("user", "Is 7?", ()), ("assistant", "", (7,)), ("tool", '{"yes": true}', ()), ("assistant", "It is.", ()),
-        ("user", "And 8?", ()), ("assistant", "I look.", (8,)), ("tool", "no", ()), ("assistant", "No.", ()),
+        ("user", "And 8?", ()), ("assistant", "I look.\n", (8,)), ("tool", "no", ()), ("assistant", "No.", ()),
     ),
     _with_tools(
         ("user", "7, 8?", ()), ("assistant", "", (7, 8)), ("tool", "yes", ()), ("tool", "no", ()),

@@ -45,10 +45,10 @@ TURNS = r"""{{- begin(state.system) }}
 {%- set before = turns[loop.index0 - 1].role if not loop.first else none %}
 {%- set after = turns[loop.index0 + 1].role if not loop.last else none %}
 {%- if turn.role == 'assistant' %}
-{%- set written = answer(turn, loop.index0 < state.last_user, loop.last) %}
+{%- set written = answer(turn, state.open or loop.index0 < state.last_user, loop.last and not state.open) %}
 {%- if not state.open %}{{- asking(before, loop.last) }}{{- PREFIX }}{%- endif %}
 {{- written }}
-{%- set state.open = after == 'tool' and written.endswith(OBSERVATION) %}
+{%- set state.open = after == 'tool' and OBSERVATION != '' and written.endswith(OBSERVATION) %}
 {%- if not state.open %}{{- SUFFIX if loop.last else SEP }}{%- endif %}
 {%- elif turn.role == 'tool' and state.open %}
 {%- if before == 'tool' %}
@@ -141,13 +141,14 @@ def _answer(meta: TemplateMeta, tools: ToolsPrompt) -> str:
         macros = f"{{%- macro thought(content, past, last) %}}\n{meta.thinking.jinja}\n{{%- endmacro %}}\n"
         content = f"thought({content}, past, last)"
     arguments = "call.arguments if call.arguments is string else call.arguments | tojson"
+    ended = "</think>\n\n" if tools.own_line else "\n"
     call = _written(tools.call, {"NAME": "call.name", "ARGUMENTS": f"({arguments})"})
     return (
         f"{macros}{{%- macro answer(turn, past, last) %}}\n"
         f"{{%- set content = {content} %}}\n"
         "{{- content }}\n"
         "{%- if turn.tool_calls %}\n"
-        "{{- '\\n' if content and not content.endswith('\\n') else '' }}\n"
+        f"{{{{- '\\n' if content and not content.endswith({_quote(ended)}) else '' }}}}\n"
         "{%- for one in turn.tool_calls %}\n"
         "{%- set call = one.function if one.function is defined else one %}\n"
         f"{call}{{{{- '' if loop.last else {_quote(tools.between_calls)} }}}}\n"

@@ -145,6 +145,8 @@ class NativeTemplate:
         if messages[0]["role"] == "system":
             system, turns = messages[0]["content"], messages[1:]
         if tools:
+            if not self.meta.takes_system:
+                raise RowError(f"template {self.name} has no place for tools, which are written as a system message")
             system = self.tools_prompt.system(parse_tools(tools), system)
         if turns and turns[0]["role"] == "assistant":
             turns = [{"role": "user", "content": ""}, *turns]
@@ -286,10 +288,12 @@ class _Turns:
         if not self._open:
             yield Piece(template.asking(self._turns[index - 1]["role"], last))
         prefix = "" if self._open else template.meta.answer_prefix
-        content = prefix + template.answer(turn, index < self._last_user, last)
+        # What goes on after a tool is no answer of its own, and opens no thought.
+        content = prefix + template.answer(turn, self._open or index < self._last_user, last and not self._open)
         yield Piece(content, "answer", message)
         following = None if last else self._turns[index + 1]["role"]
-        self._open = following == "tool" and content.endswith(template.tools_prompt.observation)
+        observation = template.tools_prompt.observation
+        self._open = following == "tool" and observation != "" and content.endswith(observation)
         if self._open:
             return
         sep = template.sep(last)

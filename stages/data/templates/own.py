@@ -10,15 +10,13 @@ from stages.data.chat_template import ChatTemplate, Span, TemplateFailed
 from stages.data.loss_scale import LossScale
 from stages.data.rows import RowError
 from stages.data.spans import SpanFinder
-from stages.data.templates.conversation import CallForm, spoken, tools_of
+from stages.data.templates.conversation import CALL_FORMS, CallForm, spoken, tools_of
 from stages.data.templates.detect import CALLS
 from stages.data.templates.jinja import with_system
 from stages.data.templates.rendered import Piece, Rendered, TemplateSettings, weighed
 from stages.data.templates.tools import parse_calls, to_json
 
 __all__ = ["OwnTemplate"]
-
-CALL_FORMS = tuple(CallForm(content, text) for text in (False, True) for content in ("", None))
 
 
 class OwnTemplate:
@@ -85,6 +83,8 @@ class OwnTemplate:
     def _pieces(self, text: str, spans: Sequence[Span], turns: Sequence[int]) -> Iterator[Piece]:
         position = 0
         for (start, end), message in zip(spans, turns, strict=True):
+            if start < position:
+                raise RowError("the chat template does not end an answer before the next message begins")
             yield Piece(text[position:start])
             ending = self._finder.turn_end if message == turns[-1] else self._finder.inner_end
             answer = text[start:end].removesuffix(ending)

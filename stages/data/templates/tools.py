@@ -35,8 +35,9 @@ class ToolsPrompt:
         keeps_system: the row's own system message stays in front; else it gives way.
         call: one call; {{NAME}} and {{ARGUMENTS}} are filled in.
         after_calls: behind the last call.
+        own_line: calls begin a new line even where the text before them ends with one, but for an empty thought.
         result: what a tool returns, {{RESULT}}, as part of a question; None for a turn of its own.
-        observation: where an answer ends with it, what the tool returns goes on in the same turn.
+        observation: where an answer ends with it, what the tool returns goes on in the same turn; empty for never.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ToolsPrompt:
     call: str = "Action: {{NAME}}\nAction Input: {{ARGUMENTS}}\n"
     between_calls: str = ""
     after_calls: str = OBSERVATION
+    own_line: bool = False
     result: str | None = None
     observation: str = OBSERVATION
 
@@ -63,7 +65,8 @@ class ToolsPrompt:
             _filled(self.call, {"{{NAME}}": call["name"], "{{ARGUMENTS}}": _arguments(call["arguments"])})
             for call in calls
         )
-        between = "\n" if content and not content.endswith("\n") else ""
+        ended = content.endswith("</think>\n\n" if self.own_line else "\n")
+        between = "\n" if content and not ended else ""
         return f"{content}{between}{written}{self.after_calls}"
 
     def _describe(self, tool: Mapping[str, Any]) -> str:
@@ -190,7 +193,9 @@ for _prompt in (
         call='<tool_call>\n{"name": "{{NAME}}", "arguments": {{ARGUMENTS}}}\n</tool_call>',
         between_calls="\n",
         after_calls="",
+        own_line=True,
         result="<tool_response>\n{{RESULT}}\n</tool_response>",
+        observation="",
     ),
     ToolsPrompt(
         "qwen",
