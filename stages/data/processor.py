@@ -43,8 +43,8 @@ PROCESSOR_FILES = ("*preprocessor_config.json", "processor_config.json")
 TOKEN_LEVEL = ("attention_mask", "mm_token_type_ids", "token_type_ids", "cross_attention_mask")
 """Tensors that have something for each token in their second dimension."""
 
-VIDEO_PACKAGES = ("torchvision", "av")
-AUDIO_PACKAGES = ("librosa", "torchcodec")
+VIDEO_DECODERS = ("torchcodec", "av")
+AUDIO_DECODERS = ("torchcodec", "soundfile")
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,14 @@ class ModelProcessor:
         for column in columns:
             part = {"images": "image_processor", "videos": "video_processor", "audios": "_audio_processor"}[column]
             if column == "videos" and getattr(self.processor, "needs_torchvision", False):
-                raise MissingPackage(f"{self.name} takes videos only with {' and '.join(VIDEO_PACKAGES)} installed")
+                raise MissingPackage(
+                    f"{self.name} takes videos only with torchvision installed, and with a decoder: av"
+                )
             if getattr(self.processor, part, None) is None:
                 raise ModelError(f"the model's processor, {self.name}, takes no {column}: drop the column {column}")
-        if "videos" in columns and not _any_installed("av", "torchcodec"):
-            raise MissingPackage("videos need a decoder: install av (PyAV) or torchcodec")
-        if "audios" in columns and not _any_installed(*AUDIO_PACKAGES):
-            raise MissingPackage(f"audios need a decoder: install {' or '.join(AUDIO_PACKAGES)}")
+        for column, decoders in (("videos", VIDEO_DECODERS), ("audios", AUDIO_DECODERS)):
+            if column in columns and not any(_is_installed(decoder) for decoder in decoders):
+                raise MissingPackage(f"{column} need a decoder: install {' or '.join(decoders)}")
 
     def expand(self, text: str, media: Media, *, add_special_tokens: bool = False) -> Expanded:
         """The tokens of a text in which each medium stands as the model's template writes it.
@@ -187,16 +188,9 @@ class ModelProcessor:
     def _call(
         self, texts: Sequence[str], media: Sequence[Media], text_kwargs: Mapping[str, Any], **given: Any
     ) -> dict[str, Any]:
-        columns: dict[str, Any] = {}
-        if any(one.images for one in media):
-            columns["images"] = [list(one.images) for one in media]
-        if videos := [video for one in media for video in one.videos]:
-            columns["videos"] = videos
-        if audios := [audio for one in media for audio in one.audios]:
-            columns["audio"] = audios
         try:
             out = self.processor(
-                text=list(texts), return_tensors="pt", text_kwargs=dict(text_kwargs), **columns, **given
+                text=list(texts), return_tensors="pt", text_kwargs=dict(text_kwargs), **_columns(media), **given
             )
         except (ValueError, TypeError, OSError, RuntimeError, IndexError) as error:
             raise RowError(f"{self.name} refuses it: {_first_line(error)}", "media") from error
@@ -331,10 +325,28 @@ def _written(text: str, offsets: Sequence[Mapping[str, Any]]) -> tuple[str, list
     return "".join([*pieces, text[last:]]), places
 
 
-def _any_installed(*packages: str) -> bool:
+def _columns(media: Sequence[Media]) -> dict[str, Any]:
+    """Media as a processor takes them: images by text, the others in one row."""
+    columns: dict[str, Any] = {}
+    if any(one.images for one in media):
+        columns["images"] = [list(one.images) for one in media]
+    if audios := [audio for one in media for audio in one.audios]:
+        columns["audio"] = audios
+    videos = [video for one in media for video in one.videos]
+    if videos and _is_installed("torchcodec"):
+        columns["videos"] = videos
+    elif videos:  # a processor decodes with torchcodec alone
+        from transformers.video_utils import load_video
+
+        decoded = [load_video(video, backend="pyav") for video in videos]
+        columns |= {"videos": [frames for frames, _ in decoded], "video_metadata": [facts for _, facts in decoded]}
+    return columns
+
+
+def _is_installed(package: str) -> bool:
     from importlib.util import find_spec
 
-    return any(find_spec(package) is not None for package in packages)
+    return find_spec(package) is not None
 
 
 def _first_line(error: Exception) -> str:

@@ -402,7 +402,7 @@ def without(model: Path, to: Path, *names: str) -> Path:
 def test_media_that_nothing_here_reads(make: Make, tiny_qwen2_vl: Path, tiny_idefics3: Path, tiny_model: Path) -> None:
     """Not with torchvision: there the first one would ask for a decoder, or be taken."""
     cases: list[tuple[Path, list[str], type[UserError], str]] = [
-        (tiny_qwen2_vl, ["videos"], MissingPackage, "Qwen2VLProcessor takes videos only with torchvision and av insta"),
+        (tiny_qwen2_vl, ["videos"], MissingPackage, "Qwen2VLProcessor takes videos only with torchvision and av "),
         (
             tiny_idefics3,
             ["videos"],
