@@ -8,6 +8,7 @@ from stages.data.media import MediaFinder
 from stages.data.readers import Malformed
 from stages.data.rows import RowError, Standardizer
 from stages.data.rows.columns import MEDIA as MEDIA_COLUMNS
+from stages.data.rows.values import check_encodable
 from stages.data.self_cognition import SelfCognition
 from stages.data.spec import Reading
 from stages.errors import MartletError
@@ -71,4 +72,8 @@ def _call(reading: Reading, row: dict[str, Any]) -> dict[str, Any] | None:
         raise RowError(f"the plugin's function fails: {type(error).__name__}: {error}", "plugin") from error
     if made is not None and not isinstance(made, dict):
         raise RowError(f"the plugin's function gives {made!r:.80}, not a row", "plugin")
+    try:
+        check_encodable(made)
+    except ValueError as error:
+        raise RowError(f"the plugin's function gives text that is not Unicode: {error}", "plugin") from None
     return made

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.data.rows.values import Message, RowError, dump_json, literal
+from stages.data.rows.values import Message, RowError, dump_json, literal, quoted
 
 __all__ = ["read_objects"]
 
@@ -49,8 +49,9 @@ def _from_columns(value: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(value.get(name, []), (list, tuple)):
             raise RowError(f"{name} of objects is a list, not {value[name]!r:.80}", "objects")
     if unknown := value.keys() - {*columns, "bbox_type", "width", "height"}:
-        named = ", ".join(sorted(map(str, unknown)))
-        raise RowError(f"objects have {named}. Choose from: ref, bbox, bbox_type, image_id", "objects")
+        raise RowError(
+            f"objects have {quoted(sorted(unknown, key=str))}. Choose from: ref, bbox, bbox_type, image_id", "objects"
+        )
     length = max((len(value[name]) for name in ("ref", "bbox") if name in value), default=0)
     kind = value.get("bbox_type", "real")
     return [

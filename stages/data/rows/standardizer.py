@@ -52,6 +52,12 @@ class Standardizer:
         """
         if isinstance(row, Malformed):
             raise RowError(row.reason, "unreadable")
+        try:
+            return self._standard(row)
+        except RecursionError:
+            raise RowError("a value is nested too deeply", "wrong type") from None
+
+    def _standard(self, row: Mapping[str, Any]) -> dict[str, Any]:
         columns = tuple(row)
         plan = self._plans.get(columns) or self._new_plan(columns)
         values = {target: value for target, column in plan.others if (value := row[column]) is not None}

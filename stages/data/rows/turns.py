@@ -107,7 +107,9 @@ class TurnReader:
         return next((turn[key] for key in self._content_keys if key in turn), None)
 
     def _pair(self, turn: Mapping[str, Any], number: int, media: dict[str, list[str]]) -> list[Message]:
-        roles = {role: value for name, value in turn.items() if (role := self._roles.get(name.lower())) is not None}
+        roles = {
+            role: value for name, value in turn.items() if (role := self._roles.get(str(name).lower())) is not None
+        }
         if set(roles) - {"system"} != {"user", "assistant"}:
             named = f"columns {quoted(turn)}" if turn else "no columns"
             raise RowError(

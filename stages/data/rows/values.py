@@ -6,7 +6,18 @@ import ast
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-__all__ = ["Kind", "Message", "RowError", "dump_json", "literal", "quoted", "text", "whole_number", "without_nulls"]
+__all__ = [
+    "Kind",
+    "Message",
+    "RowError",
+    "check_encodable",
+    "dump_json",
+    "literal",
+    "quoted",
+    "text",
+    "whole_number",
+    "without_nulls",
+]
 
 Kind = Literal[
     "unreadable", "ambiguous columns", "no answer", "wrong turns", "wrong type", "preference", "label", "tools",
@@ -31,7 +42,7 @@ def text(value: Any, what: str) -> str:
     """Text as it is, a number as it is written."""
     if isinstance(value, str):
         return value
-    if value is None or value != value:  # not a number stands for "missing" in tables made by pandas
+    if value is None or (isinstance(value, float) and value != value):  # how pandas writes that there is none
         raise RowError(f"{what} is missing", "no answer" if what == "response" else "wrong type")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
@@ -50,13 +61,13 @@ def literal(value: Any, what: str, kind: Kind = "wrong type") -> Any:
         pass
     try:
         read = ast.literal_eval(value.strip())
-        _check_encodable(read)
+        check_encodable(read)
         return read
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         raise RowError(f"{what} are neither a list nor the text of one: {value!r:.80}", kind) from None
 
 
-def _check_encodable(value: Any) -> None:
+def check_encodable(value: Any) -> None:
     """Python's text may hold half a character, which no file and no tokenizer takes.
 
     Raises:
@@ -66,10 +77,10 @@ def _check_encodable(value: Any) -> None:
         value.encode()
     elif isinstance(value, Mapping):
         for one in (*value, *value.values()):
-            _check_encodable(one)
+            check_encodable(one)
     elif isinstance(value, (list, tuple)):
         for one in value:
-            _check_encodable(one)
+            check_encodable(one)
 
 
 def whole_number(value: Any) -> int | None:

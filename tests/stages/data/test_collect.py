@@ -31,6 +31,7 @@ ROLES = (
 )
 PARTS = "text, image, image_url, video, video_url, audio, audio_url, input_audio"
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{broken"}}]}
+DEEP, DEEPER = (json.loads("[" * depth + "]" * depth) for depth in (400, 950))
 GROUNDED = [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "<bbox>"}]
 
 
@@ -287,6 +288,12 @@ def bench(tmp_path: Path) -> Bench:
             "preference",
             "there is a rejected answer, but no chosen one",
         ),
+        (
+            {**GOOD, "tools": {"name": "f", "parameters": DEEP}},
+            "tools",
+            "tools cannot be written as JSON: Recursion limit reached",
+        ),
+        ({**GOOD, "tools": {"name": "f", "parameters": DEEPER}}, "wrong type", "a value is nested too deeply"),
         # labels
         ({**GOOD, "label": "good"}, "label", "label is true, false or a whole number from 0, not 'good'"),
         ({**GOOD, "label": 0.5}, "label", "label is true, false or a whole number from 0, not 0.5"),
@@ -378,7 +385,7 @@ def bench(tmp_path: Path) -> Bench:
         (
             {**box([1, 2, 3, 4]), "objects": {"refs": ["c"], "bbox": [[1, 2]]}},
             "objects",
-            "objects have refs. Choose from: ref, bbox, bbox_type, image_id",
+            "objects have 'refs'. Choose from: ref, bbox, bbox_type, image_id",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 90 else "",

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from stages.data.rows import Standardizer
+from stages.data.rows import COLUMNS, RowError, Standardizer
+from stages.data.table import RowWriter
 from stages.errors import DataError
 
 Turns = list[tuple[str, str]]
@@ -436,3 +440,59 @@ def test_a_row_read_twice_is_the_same_row() -> None:
     standardizer = Standardizer(42)
     assert standardizer.standardize(row) == standardizer.standardize(row)
     assert row == before
+
+
+WORDS = [
+    "user",
+    "assistant",
+    "tool",
+    "text",
+    "image",
+    "",
+    " ",
+    "a",
+    "<image>",
+    "<bbox>",
+    "[1, 2]",
+    "{'a': 1}",
+    "\0",
+    "😀",
+]
+VALUES = [None, True, 0, 2, -1, 2**64, 0.5, float("nan"), b"x", (1, 2), "[['q', 'r']]", "'\\ud800'", "[" * 2000, *WORDS]
+KEYS = ["role", "content", "from", "value", "human", "gpt", "type", "text", "image", "url", "path", "bytes", "name", 3]
+KEYS += ["arguments", "function", "tool_calls", "loss", "bbox", "caption", "ref", "bbox_type", "image_id"]
+NAMES = [name for names in COLUMNS.values() for name in names] + [
+    "messages",
+    "conversation",
+    "chosen",
+    "rejected",
+    "Query",
+]
+
+
+def anything(random: Random, depth: int = 0) -> Any:
+    kind = random.random() if depth < 4 else 1.0
+    if kind < 0.3:
+        return [anything(random, depth + 1) for _ in range(random.randrange(4))]
+    if kind < 0.55:
+        return {random.choice(KEYS): anything(random, depth + 1) for _ in range(random.randrange(5))}
+    return random.choice(VALUES)
+
+
+def test_whatever_a_row_holds_it_is_read_or_refused(tmp_path: Path) -> None:
+    """Nothing but a RowError comes out, and what is read can be written."""
+    random = Random(0)
+    outcomes = Counter[str]()
+    with RowWriter(tmp_path / "rows.arrow") as writer:
+        for _ in range(4000):
+            row: dict[Any, Any] = {"query": random.choice(WORDS), "response": random.choice(WORDS)}
+            if random.random() < 0.5:
+                row = {"messages": [{"role": random.choice(WORDS[:3]), "content": anything(random)} for _ in "ab"]}
+            row |= {random.choice(NAMES): anything(random) for _ in range(random.randrange(4))}
+            try:
+                writer.write(Standardizer(42).standardize(row))
+                outcomes["read"] += 1
+            except RowError as error:
+                outcomes[error.kind] += 1
+    assert outcomes["read"] > 500
+    assert outcomes.keys() >= {"media", "tools", "label", "objects", "preference", "wrong type", "wrong turns"}
