@@ -188,12 +188,11 @@ class Registry:
                 raise DataError(f"dataset {name!r} is registered at {entry.dataset_path}, which does not exist")
             return Location("path", entry.dataset_path), None
         places = {"hf": (entry.hf_dataset_id, entry.hf_revision), "ms": (entry.ms_dataset_id, entry.ms_revision)}
-        preferred = default_hub(use_hf)
-        for one in ("hf", "ms") if hub not in places else (hub,):
-            chosen = preferred if hub not in places and places[preferred][0] else one
-            dataset_id, revision = places[chosen]
+        first = default_hub(use_hf)
+        for one in [hub] if hub else sorted(places, key=lambda name: name != first):
+            dataset_id, revision = places[one]
             if dataset_id:
-                return Location("hf" if chosen == "hf" else "ms", dataset_id), revision
+                return Location("hf" if one == "hf" else "ms", dataset_id), revision
         raise DataError(f"dataset {name!r} is registered without {hub}_dataset_id")
 
     def _by_last_part(self, name: str) -> DatasetMeta | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -263,9 +262,8 @@ def _hub_batches(part: StreamPart, begin: int) -> Generator[Batch, None, None]:
 
     from stages.sources.hub import reporting
 
-    options = {"revision": part.commit, "token": os.environ.get("HF_TOKEN") or None, "streaming": True}
     with reporting("hf", "dataset", part.name, part.commit), explained(f"hf::{part.name}"):
-        rows = datasets.load_dataset(part.name, part.subset, split=part.split, **options)
+        rows = datasets.load_dataset(part.name, part.subset, split=part.split, revision=part.commit, streaming=True)
         done = 0
         for table in rows.with_format("arrow").iter(ROWS_A_BATCH):
             if done + table.num_rows > begin:
