@@ -9,7 +9,7 @@ with all that is needed to encode them; rows of a stream go on as the files that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ __all__ = ["STAGE", "prepare", "tokenize"]
 SPLITS = ("train", "validation")
 MEDIA = ("images", "videos", "audios")
 NAMED_DROPS = 10
+TEMPLATE = "chat_template.jinja"
 TRIED_ROWS = 64
 """Rows that are encoded on trial where the others are encoded later."""
 
@@ -176,7 +177,7 @@ class _Job:
     def _write_chat_template(self, columns: set[str]) -> None:
         text = self.template.chat_template(tools="tools" in columns)
         if text is not None:
-            (self.out / "chat_template.jinja").write_text(text, encoding="utf-8")
+            (self.out / TEMPLATE).write_text(text, encoding="utf-8")
 
     def _encoder(self, codec: Codec) -> RowEncoder:
         from stages.data.encode import RowEncoder
@@ -200,12 +201,10 @@ class _Job:
 
     def _encode_file(self, source: Path, encoder: RowEncoder) -> Metrics:
         from stages.data.encode import encode_all
-        from stages.data.parity import ParityCheck
         from stages.data.standard_rows import columns_of
         from stages.data.token_file import TokenWriter
 
         columns = columns_of(source)
-        check = ParityCheck.of(self.template, self.model, tools="tools" in columns)
         drops = _Drops(source.name, self.arguments.strict)
         path = self.out / f"{source.stem}.arrow"
         path.unlink(missing_ok=True)
@@ -217,13 +216,32 @@ class _Job:
         )
         with writer:
             for batch in encode_all(
-                encoder, self._rows(source), num_threads=self.arguments.dataset_num_proc, look=check.look
+                encoder, self._rows(source), num_threads=self.arguments.dataset_num_proc, look=self._look(source.name)
             ):
                 drops.take(batch.dropped)
                 writer.write(batch)
         self.lengths.extend(writer.lengths)
         drops.say(self.context)
         return _counts(source.stem, writer, drops)
+
+    def _look(self, name: str) -> Callable[[int, Mapping[str, Any]], None] | None:
+        """Compares rows with what serving will give; nothing is served through a template where none is used."""
+        from stages.data.chat_template import ChatTemplate
+        from stages.data.parity import ParityCheck
+
+        path = self.out / TEMPLATE
+        exported = self.model.template
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            exported = replace(exported, text=text) if exported else ChatTemplate(text, self.model.special_tokens)
+        if exported is None or not self.arguments.use_chat_template:
+            return None
+        check = ParityCheck(self.template, exported)
+
+        def look(number: int, row: Mapping[str, Any]) -> None:
+            check.check(row, f"{name} row {number}")
+
+        return look
 
     def _rows(self, source: Path) -> Iterator[list[dict[str, Any]]]:
         import pyarrow.parquet as pq
@@ -250,6 +268,7 @@ class _Job:
 
     def _leave_for_later(self, codec: Codec, streams: bool) -> Metrics:
         """Hands the rows on with all that decides how they are encoded, after some of them have been tried."""
+        tried = self._try_some(codec, streams)
         (self.out / "encoder.json").write_text(self.settings.to_json(), encoding="utf-8")
         if "plugins" in self.inputs:
             link_tree(self.inputs["plugins"], self.out / "plugins")
@@ -263,8 +282,7 @@ class _Job:
             self._draw()
         else:
             metrics |= self._count_rows()
-        metrics |= self._try_some(codec, streams)
-        return metrics
+        return metrics | tried
 
     def _count_rows(self) -> Metrics:
         import pyarrow.parquet as pq
@@ -274,15 +292,13 @@ class _Job:
 
     def _try_some(self, codec: Codec, streams: bool) -> Metrics:
         """The first rows, encoded as they will be: what would break training is said now."""
-        from stages.data.parity import ParityCheck
-
-        check = ParityCheck.of(self.template, self.model, tools=True)
+        look = self._look("train")
         encode = self._row_encoder(codec)
         reasons: list[str] = []
         tried = 0
         for row in self._first_rows(streams):
-            if not any(name in row for name in MEDIA):
-                check.look(tried + 1, row)
+            if look is not None and not any(name in row for name in MEDIA):
+                look(tried + 1, row)
             if isinstance(encoded := encode(row), str):
                 reasons.append(f"row {tried + 1}: {encoded}")
                 if self.arguments.strict:

@@ -43,7 +43,7 @@ class PluginArguments(Arguments):
     """Python files that register templates, datasets or loss scales; they are executed."""
 
 
-class DatasetArguments(DataSeedArguments, RowWorkArguments, PluginArguments):
+class DatasetArguments(PluginArguments, DataSeedArguments, RowWorkArguments):
     """Rows: where they come from and how they are split."""
 
     GROUP: ClassVar[str] = "Data Parameters"

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from stages.arguments.acceleration import LigerArguments, TorchAccArguments
 from stages.arguments.base import option
-from stages.arguments.data import DataSeedArguments, DatasetArguments, PluginArguments, RowWorkArguments
+from stages.arguments.data import DataSeedArguments, DatasetArguments, RowWorkArguments
 from stages.arguments.evaluation import BenchmarkArguments
 from stages.arguments.export import ExportQuantizationArguments, PushArguments
 from stages.arguments.galore import GaloreArguments
@@ -81,7 +81,7 @@ class PreprocessArguments(DatasetArguments, HubArguments):
 
 
 class TokenizeArguments(
-    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments, PluginArguments
+    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments
 ):
     """How rows become tokens and labels."""
 
@@ -92,8 +92,8 @@ class TokenizeArguments(
         unknown = [name for name in self.loss_scale.split("+") if name not in LOSS_SCALES]
         if unknown and not self.custom_register_path:
             raise ValueError(
-                f"`--loss_scale {self.loss_scale}`: unknown {unknown[0]!r}. "
-                f"Choose from: {', '.join(LOSS_SCALES)}; several are joined by +"
+                f"`--loss_scale {self.loss_scale:.60}`: unknown {unknown[0]!r:.30}. "
+                f"Choose from: {', '.join(LOSS_SCALES)}; join them by +"
             )
         return self
 

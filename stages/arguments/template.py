@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from stages.arguments.base import Arguments, option
+from stages.arguments.data import PluginArguments
 
 __all__ = [
     "LOSS_SCALES",
@@ -37,7 +38,7 @@ def _check_loss_scale(value: object) -> object:
     return value
 
 
-class TemplateArguments(Arguments):
+class TemplateArguments(PluginArguments):
     """How a conversation is written down for the model."""
 
     GROUP: ClassVar[str] = "Template Parameters"

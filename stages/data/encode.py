@@ -229,7 +229,7 @@ class RowEncoder:
             empty = Rendered("", [])
             rejected = self._label(written, [one.rejected or empty for one in written])
             keep_other, starts_other, cut_other, lost_other = self._keep(rejected)
-            has = np.array([one.rejected is not None for one in written])
+            has: Any = np.array([one.rejected is not None for one in written])
             keep, cut = keep & (keep_other | ~has), cut | (cut_other & has)
             lost = np.where(has & (lost == ""), lost_other, lost)
             rejected = _choose(rejected, keep, starts_other)
@@ -254,7 +254,7 @@ class RowEncoder:
         import numpy as np
 
         starts, ends = part.offsets[:-1], part.offsets[1:]
-        too_long = np.zeros(len(starts), dtype=bool)
+        too_long: Any = np.zeros(len(starts), dtype=bool)
         if self.max_length is not None:
             too_long = ends - starts > self.max_length
             if self.truncation == "left":

@@ -13,7 +13,7 @@ from stages.arguments import TokenizeArguments
 from stages.artifacts.store import LocalStore
 from stages.context import Context
 from stages.data.tokenizer import load_tokenizer
-from stages.errors import DataError, ModelError, UserError
+from stages.errors import ArgumentsError, DataError, ModelError, UserError
 from stages.run import StageResult, run_stage
 from stages.tokenize import STAGE, tokenize
 
@@ -50,11 +50,17 @@ def run(model: Path, dataset: Path, tmp_path: Path, **arguments: Any) -> tuple[P
     return out, tokenize(TokenizeArguments(**arguments), {"dataset": dataset, "model": model}, out, context)
 
 
+def read_tokens(path: Path) -> pa.Table:
+    """By memory map, as training opens it."""
+    with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
+        return reader.read_all()
+
+
 def texts(model: Path, path: Path) -> list[tuple[str, list[str]]]:
     """For each row, its text and the runs of tokens that have a label."""
     tokenizer = load_tokenizer(model).tokenizer
     found = []
-    for row in pq.read_table(path).to_pylist():
+    for row in read_tokens(path).to_pylist():
         assert len(row["input_ids"]) == len(row["labels"]) == row["length"]
         runs: list[list[int]] = []
         for before, token, label in zip([-100, *row["labels"]], row["input_ids"], row["labels"], strict=False):
@@ -70,7 +76,7 @@ def texts(model: Path, path: Path) -> list[tuple[str, list[str]]]:
 
 def test_what_the_assistant_says_and_its_end_are_trained(model: Path, tmp_path: Path) -> None:
     out, metrics = run(model, write_rows(tmp_path / "rows", [ONE, TWO], [ONE]), tmp_path)
-    assert texts(model, out / "train.parquet") == [
+    assert texts(model, out / "train.arrow") == [
         ("<|im_start|>user\nwhat is red<|im_end|>\n<|im_start|>assistant\nthe sky<|im_end|>\n", ["the sky<|im_end|>"]),
         (
             "<|im_start|>system\nanswer<|im_end|>\n<|im_start|>user\none<|im_end|>\n"
@@ -80,8 +86,14 @@ def test_what_the_assistant_says_and_its_end_are_trained(model: Path, tmp_path: 
         ),
     ]
     assert (metrics["train_rows"], metrics["validation_rows"], metrics["train_dropped"]) == (2, 1, 0)
-    table = pq.read_table(out / "train.parquet")
-    assert [str(field.type) for field in table.schema] == ["list<element: int32>", "list<element: int32>", "int32"]
+    table = read_tokens(out / "train.arrow")
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "input_ids": "list<item: int32>",
+        "labels": "list<item: int32>",
+        "length": "int32",
+        "row": "int64",
+    }
+    assert table["row"].to_pylist() == [0, 1]
     assert metrics["train_tokens"] == sum(table["length"].to_pylist())
     assert metrics["train_trained_tokens"] == sum(label != -100 for row in table["labels"].to_pylist() for label in row)
     assert (tmp_path / "attachments" / "token-lengths.png").read_bytes().startswith(b"\x89PNG")
@@ -92,7 +104,7 @@ def test_the_ids_are_those_that_serving_gives(model: Path, tmp_path: Path) -> No
 
     out, _ = run(model, write_rows(tmp_path / "rows", [ONE, TWO]), tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    for row, messages in zip(pq.read_table(out / "train.parquet").to_pylist(), [ONE, TWO], strict=True):
+    for row, messages in zip(read_tokens(out / "train.arrow").to_pylist(), [ONE, TWO], strict=True):
         assert row["input_ids"] == tokenizer.apply_chat_template(messages, return_dict=False)
         prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
         assert row["input_ids"][: len(prompt)] == prompt
@@ -109,7 +121,7 @@ def test_a_token_that_joins_the_header_to_the_answer_is_not_trained(model: Path,
     assert Tokenizer.from_file(str(model / "tokenizer.json")).encode("a\n\n\nb").tokens == ["a", "ĊĊ", "Ċ", "b"]
     messages = [ONE[0], {"role": "assistant", "content": "\n\nsky"}]
     out, _ = run(model, write_rows(tmp_path / "rows", [messages]), tmp_path)
-    assert texts(model, out / "train.parquet")[0][1] == ["\nsky<|im_end|>"]
+    assert texts(model, out / "train.arrow")[0][1] == ["\nsky<|im_end|>"]
 
 
 @pytest.mark.parametrize(
@@ -130,8 +142,8 @@ def test_longer_rows_are_cut_or_dropped(
             run(model, dataset, tmp_path, **arguments)
         return
     out, metrics = run(model, dataset, tmp_path, **arguments)
-    found = texts(model, out / "train.parquet")
-    assert len(pq.read_table(out / "train.parquet")["input_ids"][0]) == 8
+    found = texts(model, out / "train.arrow")
+    assert len(read_tokens(out / "train.arrow")["input_ids"][0]) == 8
     assert found[0][0].endswith("<|im_end|>\n")
     assert found[0][1][0].endswith("<|im_end|>")
     assert metrics["train_truncated"] == 1
@@ -165,7 +177,7 @@ def test_dropped_rows_are_counted_by_their_reason(model: Path, tmp_path: Path) -
 )
 def test_the_system_message_is_the_arguments(model: Path, tmp_path: Path, system: str | None, begins: str) -> None:
     out, _ = run(model, write_rows(tmp_path / "rows", [ONE]), tmp_path, system=system)
-    assert texts(model, out / "train.parquet")[0][0].startswith(begins)
+    assert texts(model, out / "train.arrow")[0][0].startswith(begins)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -178,7 +190,7 @@ def test_the_number_of_threads_changes_nothing(model: Path, tmp_path: Path, coun
     expected = {path.name: path.read_bytes() for path in one.iterdir()}
     out, _ = run(model, dataset, tmp_path, dataset_num_proc=count)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
-    assert [row[1] for row in texts(model, out / "train.parquet")] == [[f"sky {n * n}<|im_end|>"] for n in range(1500)]
+    assert [row[1] for row in texts(model, out / "train.arrow")] == [[f"sky {n * n}<|im_end|>"] for n in range(1500)]
 
 
 def without_template(model: Path) -> None:
@@ -188,9 +200,23 @@ def without_template(model: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "columns", "arguments", "error", "message"),
     [
-        (without_template, {}, {}, ModelError, "the model has no chat template. Use its instruction-tuned version"),
-        (None, {"images": [["/x.jpg"]]}, {}, DataError, "rows with images are not supported yet"),
-        (None, {"tools": ["[]"]}, {}, DataError, "rows with tools are not supported yet"),
+        (without_template, {}, {}, ModelError, "the model has no chat template. Name one with `--template`"),
+        (
+            None,
+            {"images": [["media/x.jpg"]]},
+            {"packing": True},
+            DataError,
+            "rows with images are encoded when they are needed: drop `--packing`",
+        ),
+        (
+            None,
+            {"images": [["media/x.jpg"]]},
+            {"lazy_tokenize": False},
+            DataError,
+            "rows with images are encoded when they are needed: drop `--lazy_tokenize false`",
+        ),
+        (None, {"images": [["media/x.jpg"]]}, {}, ModelError, "no processor"),
+        (None, {}, {"template": "nowhere"}, ArgumentsError, "nowhere"),
         (
             lambda model: (model / "chat_template.jinja").write_text("{{ messages[0].content }}"),
             {},
