@@ -82,7 +82,7 @@ class Collector:
 
     def finish(self) -> dict[str, Any]:
         """Counts, and the first reasons in words; says what was given in vain."""
-        self.maker.names.report(self.context.logger)
+        self.maker.report(self.context.logger)
         metrics: dict[str, Any] = {"rows_read": self.num_read, "rows_dropped": self.num_dropped}
         if self.num_left_out:
             metrics["rows_left_out_by_plugin"] = self.num_left_out

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from logging import Logger
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ def is_address(medium: str) -> bool:
 
 
 class MediaFinder:
-    """Looks at every file that a row names, once; what a row holds as bytes becomes a file too."""
+    """Looks at every file that a row names, once; what a row holds as bytes becomes a file too.
+
+    Attributes:
+        num_outside: files that were found elsewhere than below the first folder.
+    """
 
     def __init__(self, scratch: Path) -> None:
         """
@@ -40,7 +45,8 @@ class MediaFinder:
             scratch: for what rows hold themselves; it is made when it is needed.
         """
         self._scratch = scratch
-        self._located = lru_cache(KNOWN_PATHS)(_locate)
+        self.num_outside = 0
+        self._located = lru_cache(KNOWN_PATHS)(self._locate)
 
     def find(self, row: dict[str, Any], folders: Sequence[Path] = ()) -> None:
         """Replaces the row's media by absolute paths; web addresses are kept.
@@ -76,6 +82,19 @@ class MediaFinder:
         if problem is not None:
             raise RowError(f"{what}, {name!r:.200}, {problem}", "media")
         return path
+
+    def report(self, logger: Logger) -> None:
+        """Says what the key of a result does not know of."""
+        if self.num_outside:
+            logger.info(
+                "%d media files are not part of what was handed in: if only they change, this runs again with --force",
+                self.num_outside,
+            )
+
+    def _locate(self, medium: str, column: str, folders: tuple[Path, ...]) -> tuple[str, str | None]:
+        path, problem = _locate(medium, column, folders)
+        self.num_outside += problem is None and not (folders and Path(path).is_relative_to(folders[0]))
+        return path, problem
 
     def _unpack(self, data: bytes) -> Path:
         self._scratch.mkdir(parents=True, exist_ok=True)

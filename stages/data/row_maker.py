@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import Logger
 from typing import Any
 
 from stages.data.media import MediaFinder
@@ -53,6 +54,12 @@ class RowMaker:
         if self._media is not None and len(standard) > 1 and not MEDIA.isdisjoint(standard):
             self._media.find(standard, [folder for folder in (reading.here, reading.folder) if folder is not None])
         return standard
+
+    def report(self, logger: Logger) -> None:
+        """Says what about all rows may be a surprise."""
+        self.names.report(logger)
+        if self._media is not None:
+            self._media.report(logger)
 
     def _standardizer(self, reading: Reading) -> Standardizer:
         """One for all parts of datasets that are read alike, so that a draw goes on from one file to the next."""
