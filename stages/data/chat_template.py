@@ -74,6 +74,10 @@ class ChatTemplate:
                 text += piece
         return text, spans
 
+    def reads_parts(self, role: str) -> bool:
+        """Whether what a role says is given to the template as a list of parts."""
+        return False
+
     @property
     def marks_generation(self) -> bool:
         """Whether the template marks what the assistant writes."""

@@ -19,7 +19,7 @@ from stages.data.media_template import TAG
 from stages.data.processor import TOKEN_LEVEL, Expanded, Media, ModelProcessor, Place
 from stages.data.rows import RowError
 from stages.data.templates import Span, TemplateSettings, open_template
-from stages.errors import ModelError
+from stages.errors import ArgumentsError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,6 +169,11 @@ class _Writer:
         if not self._by_markup:
             settings = replace(settings, template_backend="jinja")
         self.template = open_template(settings, tokenizer)
+        exported = self.template.chat_template()
+        if exported is not None and (tokenizer.template is None or tokenizer.template.text not in exported):
+            raise ArgumentsError(
+                f"`--template {settings.template}` has no place for images: drop it, and the model's own is used"
+            )
         self._processor, self._bos = processor, processor.bos_token
 
     def write(self, row: Mapping[str, Any], answer: str | None) -> tuple[str, list[Span], bool]:

@@ -58,7 +58,7 @@ class MediaTemplate(ChatTemplate):
 
     def _parted(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         content = message.get("content")
-        if not isinstance(content, str) or not self._takes_parts.get(message["role"], True):
+        if not isinstance(content, str) or not self.reads_parts(message["role"]):
             return message
         pieces = TAG.split(content) if self.tags else [content]
         parts = [
@@ -68,12 +68,16 @@ class MediaTemplate(ChatTemplate):
         ]
         return {**message, "content": parts}
 
+    def reads_parts(self, role: str) -> bool:
+        """Whether what a role says is given to the template as a list of parts."""
+        return self._takes_parts.get(role, True)
+
     @cached_property
     def _takes_parts(self) -> Mapping[str, bool]:
         """By role: some templates read parts in questions only."""
-        return {role: self._reads_parts(role) for role in ("system", "assistant", "tool")}
+        return {role: self._tried(role) for role in ("system", "assistant", "tool")}
 
-    def _reads_parts(self, role: str) -> bool:
+    def _tried(self, role: str) -> bool:
         part = [{"type": "text", "text": PROBE}]
         question: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "beta"}]}
         turn: dict[str, Any] = {"role": role, "content": part}

@@ -119,9 +119,7 @@ class ModelProcessor:
         for column in columns:
             part = {"images": "image_processor", "videos": "video_processor", "audios": "_audio_processor"}[column]
             if column == "videos" and getattr(self.processor, "needs_torchvision", False):
-                raise MissingPackage(
-                    f"{self.name} takes videos only with torchvision installed, and with a decoder: av"
-                )
+                raise MissingPackage(f"{self.name} takes videos only with torchvision and av installed")
             if getattr(self.processor, part, None) is None:
                 raise ModelError(f"the model's processor, {self.name}, takes no {column}: drop the column {column}")
         for column, decoders in (("videos", VIDEO_DECODERS), ("audios", AUDIO_DECODERS)):

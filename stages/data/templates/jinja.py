@@ -101,9 +101,16 @@ def jinja_of(native: NativeTemplate) -> str:
     return "".join([*macros, start, _tools(tools), turns]).rstrip("\n")
 
 
-def with_system(jinja: str, system: str) -> str:
-    """A template that puts a system message in front of conversations without one."""
-    turn = f"{{'role': 'system', 'content': {_quote(system)}}}"
+def with_system(jinja: str, system: str, *, in_parts: bool = False) -> str:
+    """A template that puts a system message in front of conversations without one.
+
+    Args:
+        jinja: the template.
+        system: the message.
+        in_parts: whether the template reads it as a list of parts, as those of models that see may.
+    """
+    content = f"[{{'type': 'text', 'text': {_quote(system)}}}]" if in_parts else _quote(system)
+    turn = f"{{'role': 'system', 'content': {content}}}"
     return (
         "{%- if not messages or messages[0]['role'] != 'system' %}\n"
         f"{{%- set messages = [{turn}] + (messages | list) %}}\n"

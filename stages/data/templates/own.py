@@ -62,7 +62,7 @@ class OwnTemplate:
     def chat_template(self, *, tools: bool = False) -> str | None:
         """The Jinja for an export; see `Template`."""
         turn = self._finder.system_turn
-        return with_system(self._own.text, turn) if turn is not None else None
+        return None if turn is None else with_system(self._own.text, turn, in_parts=self._own.reads_parts("system"))
 
     def _spoken(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         called = any(message.get("tool_calls") for message in messages)

@@ -19,7 +19,7 @@ from stages.data.processor import open_media_encoder, open_processor
 from stages.data.rows import RowError
 from stages.data.templates import TemplateSettings
 from stages.data.tokenizer import load_tokenizer
-from stages.errors import MissingPackage, ModelError, UserError
+from stages.errors import ArgumentsError, MissingPackage, ModelError, UserError
 from tests.stages.vision import picture_row, write_picture
 
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -105,10 +105,10 @@ def trained(encoder: MediaEncoder, encoded: EncodedRow) -> list[str]:
             ["blue<|im_end|>"],
         ),
         (
-            TemplateSettings(template="chatml"),
+            TemplateSettings(template="qwen"),
             talk("<image>what is it?", "red"),
             1,
-            f"<|im_start|>user\n{TWO}what is it?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n",
+            f"{HEAD}<|im_start|>user\n{TWO}what is it?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n",
             ["red<|im_end|>"],
         ),
         (
@@ -168,6 +168,30 @@ def test_training_reads_what_serving_reads(
     theirs.pop("attention_mask")
     assert theirs.keys() == ours.tensors.keys()
     assert all(torch.equal(tensor, ours.tensors[name]) for name, tensor in theirs.items())
+
+
+def test_a_template_that_has_no_place_for_pictures(make: Make) -> None:
+    """What would be served is another text than what is trained: a chat template of Martlet's own writes no images."""
+    with pytest.raises(ArgumentsError, match="`--template chatml` has no place for images: drop it, and the model's o"):
+        make(template=TemplateSettings(template="chatml"))
+
+
+def test_a_system_message_is_served_as_it_is_trained(make: Make, tiny_idefics3: Path) -> None:
+    from stages.data.chat_template import ChatTemplate
+
+    encoder = make(tiny_idefics3, template=TemplateSettings(system="Be square."))
+    text, _ = read(encoder, picture_row("media/red.png", "red"))
+    assert text == (
+        f"<|im_start|>System: Be square.<end_of_utterance>\nUser:{SPLIT}what is it?<end_of_utterance>\n"
+        "Assistant: red<end_of_utterance>\n"
+    )
+    exported = encoder.writer.template.chat_template()
+    assert exported is not None
+    parts = [{"type": "image"}, {"type": "text", "text": "what is it?"}]
+    served = ChatTemplate(exported, {}).render([{"role": "user", "content": parts}], add_generation_prompt=True)  # type: ignore[dict-item]
+    assert served == (
+        "<|im_start|>System: Be square.<end_of_utterance>\nUser:<image>what is it?<end_of_utterance>\nAssistant:"
+    )
 
 
 def test_weights_stay_with_their_words(make: Make) -> None:
