@@ -33,20 +33,28 @@ def prepare(arguments: EvaluateArguments) -> Prepared[EvaluateArguments]:
         DataError: a path that does not exist.
         MissingPackage: benchmarks need the environment `evaluate`, and it is not there.
     """
+    from stages.data.plugins import hand_in_plugins
+    from stages.data.templates.meta import find_template
+
+    plugins, files = hand_in_plugins(arguments.custom_register_path)
+    if arguments.template is not None and not plugins:
+        find_template(arguments.template)
+    arguments = arguments.model_copy(update={"custom_register_path": plugins})
+    handed_in: dict[str, Path | tuple[Path, ...]] = {"plugins": tuple(files)} if files else {}
     benchmarks = [parse_benchmark(text) for text in arguments.eval_dataset]
     if not benchmarks:
-        return Prepared(arguments)
+        return Prepared(arguments, handed_in)
     from stages.environments import interpreter
 
     interpreter(ENVIRONMENT)
     if all(benchmark.index is not None for benchmark in benchmarks):
-        return Prepared(arguments)  # a rerun, whose input is given
+        return Prepared(arguments, handed_in)  # a rerun, whose input is given
     paths = tuple(Path(benchmark.place).expanduser() for benchmark in benchmarks)
     for benchmark, path in zip(benchmarks, paths, strict=True):
         if not path.exists():
             raise DataError(f"--eval_dataset {benchmark.name}:{benchmark.place}: no such file or folder")
     pinned = [benchmark.taken_in(index) for index, benchmark in enumerate(benchmarks)]
-    return Prepared(arguments.model_copy(update={"eval_dataset": pinned}), {"eval_data": paths})
+    return Prepared(arguments.model_copy(update={"eval_dataset": pinned}), handed_in | {"eval_data": paths})
 
 
 def evaluate(arguments: EvaluateArguments, inputs: Inputs, out: Path, context: Context) -> Metrics:
@@ -72,7 +80,7 @@ def evaluate(arguments: EvaluateArguments, inputs: Inputs, out: Path, context: C
     with quiet(), uncompiled():
         tokenizer = load_tokenizer(inputs["model"]) if tasks else None
         if tokenizer is not None:
-            _check_chat(tokenizer)
+            _settle_template(tokenizer, inputs, arguments)
         context.reporter.progress(0, 1, "loading the model")
         model = load_model(
             inputs["model"],
@@ -81,7 +89,10 @@ def evaluate(arguments: EvaluateArguments, inputs: Inputs, out: Path, context: C
             attn_impl=arguments.attn_impl,
         )
         held_out = _held_out(model, held_out_rows, arguments, context)
-        scores = _scores(Engine(model, tokenizer, arguments.system), tasks, arguments, context) if tokenizer else []
+        scores: list[Score] = []
+        if tokenizer is not None:
+            engine = Engine(model, tokenizer, arguments.system, use_chat_template=arguments.use_chat_template)
+            scores = _scores(engine, tasks, arguments, context)
     return _write(out, inputs["model"], held_out, tasks, scores, context)
 
 
@@ -119,15 +130,49 @@ def _held_out_path(inputs: Inputs, tasks: list[Task], context: Context) -> Path 
     path = inputs["tokens"] / "validation.arrow"
     if path.exists():
         return path
+    if (inputs["tokens"] / "validation.parquet").exists():
+        return _encoded(inputs, context)
     if not tasks:
         raise DataError("no row is held out: raise `--split_dataset_ratio`, or give `--val_dataset`")
     context.logger.warning("no row is held out: only the benchmarks are run")
     return None
 
 
-def _check_chat(tokenizer: Any) -> None:
+def _encoded(inputs: Inputs, context: Context) -> Path:
+    """Rows that were left to be encoded when they are needed: they are needed now."""
+    from stages.data.encode import EncoderSettings, open_encoder
+    from stages.data.encode_file import encode_file
+    from stages.data.plugins import load_plugins
+    from stages.data.processor import needs_processor
+
+    source = inputs["tokens"] / "validation.parquet"
+    if needs_processor(inputs["model"], inputs["tokens"]):
+        raise DataError("held-out rows with pictures are not measured yet: give `--split_dataset_ratio 0`")
+    if (plugins := inputs["tokens"] / "plugins").is_dir():
+        load_plugins(plugins)
+    settings = EncoderSettings.from_json((inputs["tokens"] / "encoder.json").read_text(encoding="utf-8"))
+    target = context.scratch / "validation.arrow"
+    encode_file(source, target, open_encoder(inputs["model"], settings), context)
+    if not target.exists():
+        raise DataError("no held-out row is left: all are too long or have nothing to train")
+    return target
+
+
+def _settle_template(tokenizer: Any, inputs: Inputs, arguments: EvaluateArguments) -> None:
+    """The template named takes the place of the model's own."""
+    from stages.data.encode import template_settings
+    from stages.data.plugins import load_plugins
+    from stages.data.templates import open_template
+    from stages.data.tokenizer import load_tokenizer
     from stages.errors import ModelError
 
+    if "plugins" in inputs:
+        load_plugins(inputs["plugins"])
+    if not arguments.use_chat_template:
+        return
+    if arguments.template is not None:
+        template = open_template(template_settings(arguments), load_tokenizer(inputs["model"]))
+        tokenizer.chat_template = template.chat_template() or tokenizer.chat_template
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             "`--eval_dataset` asks questions through the chat template, and the model has none: use its "
@@ -205,11 +250,12 @@ STAGE = Stage(
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="a float model, or one quantized by bnb or gptq"),
         "tokens": Input(
             kinds=("tokens",),
-            reads=("validation.arrow", "tokens.json"),
+            reads=("validation.*", "encoder.json", "plugins/**", "tokens.json"),
             required=False,
             help="tokenized rows; the validation rows are measured",
         ),
         "eval_data": Input(kinds=("files",), required=False, help="rows of benchmarks, as `--eval_dataset` names them"),
+        "plugins": Input(kinds=("files",), required=False, help="Python files that register templates"),
     },
     output="report",
     function=evaluate,

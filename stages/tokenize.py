@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.arguments import TokenizeArguments
 from stages.context import Context
 from stages.data.chat_template import PINNED_DATE
-from stages.data.encode import EncoderSettings
-from stages.data.templates.rendered import TemplateSettings
-from stages.errors import DataError, Interrupted
+from stages.data.encode import EncoderSettings, template_settings
+from stages.errors import DataError
 from stages.links import link_tree
 from stages.sources.model_folder import TOKENIZER_FILES
 from stages.stage import Input, Inputs, Metrics, Prepared, Stage
 
 if TYPE_CHECKING:
     from stages.data.codec import Codec
-    from stages.data.encode import Dropped, RowEncoder
+    from stages.data.encode import RowEncoder
     from stages.data.templates.rendered import Template
-    from stages.data.token_file import TokenWriter
     from stages.data.tokenizer import ModelTokenizer
 
 __all__ = ["STAGE", "prepare", "tokenize"]
@@ -93,9 +91,9 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
         _check_names(arguments)
     model = load_tokenizer(inputs["model"])
     codec = OpeningCodec(model.tokenizer)
-    template = open_template(_template_settings(arguments), model)
+    template = open_template(template_settings(arguments), model)
     settings = EncoderSettings(
-        _template_settings(arguments),
+        template_settings(arguments),
         _max_length(arguments, model, context),
         arguments.truncation_strategy,
         arguments.max_pixels,
@@ -110,17 +108,6 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
     )
     context.logger.info("tokens: %s", _worded(metrics))
     return metrics
-
-
-def _template_settings(arguments: TokenizeArguments) -> TemplateSettings:
-    return TemplateSettings(
-        template=arguments.template,
-        system=arguments.system,
-        tools_prompt=arguments.tools_prompt,
-        loss_scale=arguments.loss_scale,
-        use_chat_template=arguments.use_chat_template,
-        template_backend=arguments.template_backend,
-    )
 
 
 @dataclass
@@ -188,41 +175,22 @@ class _Job:
 
     def _encode(self, split: str, codec: Codec) -> Metrics:
         """Writes one split and counts what is in it; nothing if there is no such split."""
-        from stages.data.codec import IdsDiffer, SlowCodec
+        from stages.data.encode_file import encode_file
 
         source = self.dataset / f"{split}.parquet"
         if not source.exists():
             return {}
-        try:
-            return self._encode_file(source, self._encoder(codec))
-        except IdsDiffer as error:
-            self.context.logger.warning("%s: %s; all rows are encoded by tokenizers", source.name, error)
-            return self._encode_file(source, self._encoder(SlowCodec(self.model.tokenizer)))
-
-    def _encode_file(self, source: Path, encoder: RowEncoder) -> Metrics:
-        from stages.data.encode import encode_all
-        from stages.data.standard_rows import columns_of
-        from stages.data.token_file import TokenWriter
-
-        columns = columns_of(source)
-        drops = _Drops(source.name, self.arguments.strict)
-        path = self.out / f"{source.stem}.arrow"
-        path.unlink(missing_ok=True)
-        writer = TokenWriter(
-            path,
-            weighted=encoder.weighted,
-            preference="rejected_response" in columns,
-            labelled="label" in columns,
+        done = encode_file(
+            source,
+            self.out / f"{split}.arrow",
+            self._encoder(codec),
+            self.context,
+            strict=self.arguments.strict,
+            num_threads=self.arguments.dataset_num_proc,
+            look=self._look(source.name),
         )
-        with writer:
-            for batch in encode_all(
-                encoder, self._rows(source), num_threads=self.arguments.dataset_num_proc, look=self._look(source.name)
-            ):
-                drops.take(batch.dropped)
-                writer.write(batch)
-        self.lengths.extend(writer.lengths)
-        drops.say(self.context)
-        return _counts(source.stem, writer, drops)
+        self.lengths.extend(done.lengths)
+        return done.metrics(split)
 
     def _look(self, name: str) -> Callable[[int, Mapping[str, Any]], None] | None:
         """Compares rows with what serving will give; nothing is served through a template where none is used."""
@@ -242,19 +210,6 @@ class _Job:
             check.check(row, f"{name} row {number}")
 
         return look
-
-    def _rows(self, source: Path) -> Iterator[list[dict[str, Any]]]:
-        import pyarrow.parquet as pq
-
-        from stages.data.standard_rows import read_standard_rows
-
-        total, done = pq.ParquetFile(source).metadata.num_rows, 0
-        for rows in read_standard_rows(source):
-            if self.context.stop_requested():
-                raise Interrupted(f"stopped after {done} of {total} rows")
-            yield rows
-            done += len(rows)
-            self.context.reporter.progress(done, total, f"{source.stem}: {done} of {total} rows")
 
     def _pack(self, num_rows: int) -> Metrics:
         from stages.data.packing import fill_rate, pack
@@ -340,36 +295,6 @@ class _Job:
             self.context.reporter.image("token-lengths", picture)
 
 
-@dataclass
-class _Drops:
-    """Keeps account of the rows of a file that are left out."""
-
-    name: str
-    strict: bool
-    counts: dict[str, int] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-
-    def take(self, dropped: list[Dropped] | Any) -> None:
-        """Counts.
-
-        Raises:
-            DataError: with `strict`, a row that cannot be rendered.
-        """
-        for one in dropped:
-            self.counts[one.kind] = self.counts.get(one.kind, 0) + 1
-            if one.reason:
-                reason = f"{self.name} row {one.row}: {one.reason}"
-                if self.strict:
-                    raise DataError(reason)
-                if len(self.reasons) < NAMED_DROPS:
-                    self.reasons.append(reason)
-
-    def say(self, context: Context) -> None:
-        """Logs the first reasons."""
-        for reason in self.reasons:
-            context.logger.warning("dropped %s", reason)
-
-
 def _max_length(arguments: TokenizeArguments, model: ModelTokenizer, context: Context) -> int | None:
     """The limit given, or the model's own."""
     limit = arguments.max_length
@@ -397,24 +322,6 @@ def _facts(job: _Job, metrics: Metrics) -> dict[str, Any]:
     return facts | {name: value for name, value in metrics.items() if name.endswith(("_rows", "_tokens", "_packs"))}
 
 
-def _counts(split: str, writer: TokenWriter, drops: _Drops) -> Metrics:
-    metrics: Metrics = {
-        f"{split}_rows": len(writer.lengths),
-        f"{split}_tokens": sum(writer.lengths),
-        f"{split}_trained_tokens": writer.num_trained,
-        f"{split}_truncated": writer.num_truncated,
-        f"{split}_dropped": sum(drops.counts.values()),
-    }
-    if writer.lengths:
-        metrics[f"{split}_longest"] = max(writer.lengths)
-        metrics[f"{split}_mean_length"] = round(sum(writer.lengths) / len(writer.lengths), 2)
-    for reason, count in sorted(drops.counts.items()):
-        metrics[f"{split}_dropped_{reason.replace(' ', '_')}"] = count
-    if drops.reasons:
-        metrics[f"{split}_first_dropped"] = "\n".join(drops.reasons)
-    return metrics
-
-
 def _why_dropped(metrics: Metrics, max_length: int | None) -> str:
     """The reasons in words, with the first row that could not be rendered."""
     prefix = "train_dropped_"
@@ -423,8 +330,9 @@ def _why_dropped(metrics: Metrics, max_length: int | None) -> str:
         for name, count in metrics.items()
         if name.startswith(prefix)
     ]
-    if (first := metrics.get("train_first_dropped")) is not None:
-        reasons.append(first.splitlines()[0])
+    first = metrics.get("train_first_dropped", "").partition("\n")[0]
+    if first and not first.endswith((": too long", ": nothing to train")):
+        reasons.append(first)
     return f"{', '.join(reasons) or 'there are none'} (max_length {max_length})"
 
 

@@ -74,6 +74,10 @@ class Codec(Protocol):
     def name(self) -> str:
         """The library that encodes."""
 
+    @property
+    def safe(self) -> Codec:
+        """One that is never wrong."""
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The texts' tokens.
 
@@ -89,6 +93,11 @@ class SlowCodec:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+
+    @property
+    def safe(self) -> Codec:
+        """See `Codec`."""
+        return self
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """See `Codec`."""
@@ -118,7 +127,7 @@ class FastCodec:
         """
         from fastokens import Tokenizer as Fast
 
-        self._slow = SlowCodec(tokenizer)
+        self.safe = SlowCodec(tokenizer)
         description = tokenizer.to_str()
         try:
             self._fast = Fast.from_json_str(description)
@@ -172,7 +181,7 @@ class FastCodec:
     def _compare(self, texts: Sequence[str], fast: tuple[NDArray[np.int32], Ints]) -> None:
         import numpy as np
 
-        slow = self._slow.encode(texts)
+        slow = self.safe.encode(texts)
         if not (np.array_equal(slow.ids, fast[0]) and np.array_equal(slow.offsets, fast[1])):
             raise IdsDiffer("fastokens gives other ids than tokenizers")
 
@@ -185,7 +194,7 @@ class FastCodec:
             if index > start:
                 pieces.append(self.encode(texts[start:index]))
             if index < len(texts):
-                pieces.append(self._slow.encode(texts[index : index + 1]))
+                pieces.append(self.safe.encode(texts[index : index + 1]))
             start = index + 1
         characters = _starts([sum(map(len, group)) for group in _groups(texts, wrong)])
         return Encoded(
@@ -216,6 +225,11 @@ class OpeningCodec:
     def name(self) -> str:
         """See `Codec`."""
         return self._opened.result().name
+
+    @property
+    def safe(self) -> Codec:
+        """See `Codec`."""
+        return self._opened.result().safe
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """See `Codec`."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from stages.arguments.template import TemplateArguments
     from stages.data.codec import Codec, Encoded
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "RowEncoder",
     "encode_all",
     "open_encoder",
+    "template_settings",
 ]
 
 NOT_TRAINED = -100
@@ -338,6 +340,18 @@ def _chunks(batches: Iterable[Sequence[Row]]) -> Iterator[list[tuple[int, Row]]]
             rows = batch[start : start + ROWS_A_CALL]
             yield list(enumerate(rows, start=number + 1))
             number += len(rows)
+
+
+def template_settings(arguments: TemplateArguments) -> TemplateSettings:
+    """What the parameters of a stage say of its template."""
+    return TemplateSettings(
+        template=arguments.template,
+        system=arguments.system,
+        tools_prompt=arguments.tools_prompt,
+        loss_scale=getattr(arguments, "loss_scale", "default"),
+        use_chat_template=arguments.use_chat_template,
+        template_backend=arguments.template_backend,
+    )
 
 
 def open_encoder(folder: Path, settings: EncoderSettings) -> RowEncoder:

@@ -77,11 +77,26 @@ class Completion:
 class Engine:
     """One model on its device; requests are answered one after the other, so that each answer is reproducible."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> None:
-        """`system` is the system message of conversations that have none."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        system: str | None = None,
+        *,
+        use_chat_template: bool = True,
+    ) -> None:
+        """Opens nothing.
+
+        Args:
+            model: on its device.
+            tokenizer: with the chat template to use.
+            system: the system message of conversations that have none.
+            use_chat_template: false joins what the messages say, and writes nothing else.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
+        self.use_chat_template = use_chat_template
         self._one_at_a_time = threading.Lock()
         self._closing = threading.Event()
 
@@ -122,7 +137,7 @@ class Engine:
         turns = [dict(message) for message in messages]
         if self.system and not (turns and turns[0]["role"] == "system"):
             turns.insert(0, {"role": "system", "content": self.system})
-        return self._generate(self._render(turns), sampling, special=False)
+        return self._generate(self._render(turns), sampling, special=not self.use_chat_template)
 
     def complete(self, prompt: str, sampling: Sampling) -> Completion:
         """The continuation of a text.
@@ -146,6 +161,8 @@ class Engine:
         self._closing.set()
 
     def _render(self, turns: list[dict[str, str]]) -> str:
+        if not self.use_chat_template:
+            return "".join(turn["content"] for turn in turns)
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
                 "the model has no chat template: put its chat_template.jinja beside its tokenizer.json, or use its "

@@ -113,7 +113,7 @@ def test_it_steps_aside_when_one_id_differs() -> None:
     codec = FastCodec(tokenizer)
     state = json.loads(tokenizer.to_str())
     state["model"]["merges"] = [merge for merge in state["model"]["merges"] if "".join(merge) != "Ġfox"]
-    codec._slow = SlowCodec(Tokenizer.from_str(json.dumps(state)))
+    codec.safe = SlowCodec(Tokenizer.from_str(json.dumps(state)))
     codec.encode(["the quick"] * 3)
     with pytest.raises(IdsDiffer):
         codec.encode(["the quick brown fox"] * 200)
