@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -66,12 +67,15 @@ def data_files(path: Path, subset: str | None = None, split: str = "train") -> l
 
 
 def everything(path: Path) -> list[Path]:
-    """All files in a folder, sorted, but for hidden ones."""
-    return [
-        file
-        for file in sorted(path.rglob("*"))
-        if not any(part.startswith(".") for part in file.relative_to(path).parts) and file.is_file()
-    ]
+    """All files in a folder, sorted, but for hidden ones; links to folders are followed."""
+    found, seen = [], set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
+        if real not in seen:
+            found += [Path(folder, name) for name in names if not name.startswith(".")]
+        seen.add(real)
+    return sorted(file for file in found if file.is_file())
 
 
 def _candidates(path: Path) -> list[Path]:

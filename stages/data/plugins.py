@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -21,11 +21,49 @@ from typing import Any
 from stages.data.dataset_info import DatasetMeta, SubsetDataset
 from stages.errors import ArgumentsError, MartletError
 
-__all__ = ["DatasetMeta", "SubsetDataset", "hand_in_plugins", "load_plugins", "register_dataset"]
+__all__ = [
+    "AlpacaPreprocessor",
+    "AutoPreprocessor",
+    "DatasetMeta",
+    "MessagesPreprocessor",
+    "ResponsePreprocessor",
+    "RowPreprocessor",
+    "SubsetDataset",
+    "hand_in_plugins",
+    "load_plugins",
+    "register_dataset",
+]
 
 HANDED_IN = "local::plugins"
 
 _collected: ContextVar[list[DatasetMeta] | None] = ContextVar("_collected", default=None)
+
+
+class RowPreprocessor:
+    """SWIFT's way to write a row function: a class with a method `preprocess`, and names of columns.
+
+    All of SWIFT's preprocessors are this one, as a row's format is told from its columns.
+    """
+
+    def __init__(self, *, columns: Mapping[str, str] | None = None, **messages: str | None) -> None:
+        """
+        Args:
+            columns: names of columns, with what they are called from here on; before `preprocess` sees them.
+            messages: `role_key`, `content_key`, `user_role`, `assistant_role`, `system_role`.
+        """
+        self.columns = dict(columns or {})
+        self.messages = {name: value for name, value in messages.items() if value is not None}
+
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row as it is; to be overridden."""
+        return row
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row with its columns renamed, and preprocessed."""
+        return self.preprocess({self.columns.get(name, name): value for name, value in row.items()})
+
+
+AlpacaPreprocessor = AutoPreprocessor = MessagesPreprocessor = ResponsePreprocessor = RowPreprocessor
 
 
 def register_dataset(dataset_meta: DatasetMeta, *, exist_ok: bool = False) -> None:
@@ -104,19 +142,25 @@ def _load(file: Path, siblings: Sequence[Path]) -> list[DatasetMeta]:
             exec(compile(code, str(file), "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
             raise ArgumentsError(f"`--custom_register_path`: {_where(error, file)}: {_what(error)}") from error
-    beside = [_beside(dataset, file.resolve().parent) for dataset in found]
-    module.__dict__["__datasets__"] = beside
-    return list(beside)
+        module.__dict__["__datasets__"] = [_beside(dataset, file.resolve().parent) for dataset in found]
+    return list(module.__dict__["__datasets__"])
 
 
 def _beside(dataset: DatasetMeta, folder: Path) -> DatasetMeta:
-    """A relative path starts at the plugin; of an object that is no function, its method `preprocess` counts."""
+    """A relative path starts at the plugin; of an object that cannot be called, the method `preprocess` is."""
     path = dataset.dataset_path
     function: Any = dataset.preprocess_func
+    if function is not None and not callable(function):
+        function = getattr(function, "preprocess", None)
+        if function is None:
+            raise ArgumentsError(
+                f"dataset {dataset.title!r}: preprocess_func is neither a function nor has `preprocess`"
+            )
     return replace(
         dataset,
         dataset_path=str(folder / Path(path).expanduser()) if path else None,
-        preprocess_func=getattr(function, "preprocess", function),
+        preprocess_func=function,
+        messages={**dataset.messages, **getattr(dataset.preprocess_func, "messages", {})},
     )
 
 
@@ -150,4 +194,6 @@ def _what(error: BaseException) -> str:
     text = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, MartletError):
         return text
+    if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "swift":
+        text += ". What SWIFT's plugins import is in stages.data.plugins"
     return f"{type(error).__name__}: {text:.200}" if text else type(error).__name__

@@ -101,8 +101,16 @@ def _batched(rows: Iterator[tuple[int, Row, int]], position: Callable[[], float]
 
 def _read_json_lines(path: Path, start: int) -> Iterator[Batch]:
     with Opened(path) as source:
-        rows = ((number, _row(_parse(line)), len(line)) for number, line in _lines(source, start))
+        rows = _json_rows(path, _lines(source, start), start)
         yield from _checked(_batched(rows, lambda: source.position), path, start)
+
+
+def _json_rows(path: Path, lines: Iterator[tuple[int, bytes]], start: int) -> Iterator[tuple[int, Row, int]]:
+    for index, (number, line) in enumerate(lines, start=start):
+        value = _parse(line)
+        if index == 0 and not isinstance(value, dict) and (line.strip() in (b"[", b"{") or isinstance(value, list)):
+            raise DataError(f"{path.name} is one JSON text, not one in each line: name it .json")
+        yield number, _row(value), len(line)
 
 
 def _read_text(path: Path, start: int) -> Iterator[Batch]:

@@ -127,6 +127,14 @@ def test_a_file_has_neither_subsets_nor_an_unknown_format(tmp_path: Path) -> Non
         data_files(tmp_path / "a.jsonl", "en")
 
 
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", "en/a.jsonl b.jsonl")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "folder")
+    assert named(tmp_path / "folder") == "linked/b.jsonl linked/en/a.jsonl"
+
+
 def test_it_finds_the_splits_that_the_datasets_library_finds(tmp_path: Path) -> None:
     from datasets.data_files import get_data_patterns, resolve_pattern
 

@@ -53,6 +53,26 @@ register_dataset(DatasetMeta("a/upper", preprocess_func=Upper()))
     assert dataset.preprocess_func({"raw": "abc"}) == {"text": "ABC"}
 
 
+def test_swifts_example_works(tmp_path: Path) -> None:
+    text = """
+from stages.data.plugins import DatasetMeta, ResponsePreprocessor, register_dataset
+
+class Similarity(ResponsePreprocessor):
+    prompt = "How alike are {text1} and {text2}?"
+
+    def preprocess(self, row):
+        return super().preprocess({"query": self.prompt.format(**row), "response": f"{row['label']:.1f}"})
+
+register_dataset(DatasetMeta(
+    ms_dataset_id="swift/stsb", hf_dataset_id="SetFit/stsb", preprocess_func=Similarity(columns={"score": "label"}),
+))
+"""
+    (dataset,) = load_plugins([write(tmp_path / "plugin.py", text)])
+    assert dataset.preprocess_func is not None
+    row = {"text1": "a", "text2": "b", "score": 3}
+    assert dataset.preprocess_func(row) == {"query": "How alike are a and b?", "response": "3.0"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -61,6 +81,14 @@ register_dataset(DatasetMeta("a/upper", preprocess_func=Upper()))
         (
             "import nowhere_to_be_found\n",
             "plugin.py line 1: ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+        ),
+        (
+            "from swift.dataset import DatasetMeta\n",
+            "plugin.py line 1: ModuleNotFoundError: No module named 'swift'. What SWIFT's plugins import is in",
+        ),
+        (
+            HEAD + "register_dataset(DatasetMeta('a/b', preprocess_func=5))\n",
+            "dataset 'a/b': preprocess_func is neither a function nor has `preprocess`",
         ),
         ("x = 1\nif x\n", "plugin.py line 2: SyntaxError: expected ':'"),
         ("raise SystemExit(3)\n", "plugin.py line 1: SystemExit: 3"),

@@ -251,6 +251,12 @@ def parquet(rows: int) -> bytes:
         ("a.jsonl", gzip.compress(LINES.encode()), "a.jsonl is compressed by gzip: add .gz to its name"),
         ("a.csv", b"PK\x03\x04 a spreadsheet", "a.csv is a zip archive or a spreadsheet: unpack it, or save it as CSV"),
         ("a.json", b"version https://git-lfs.github.com/spec/v1\n", "is not the data but its Git LFS pointer"),
+        ("a.jsonl", json.dumps(ROWS).encode(), "a.jsonl is one JSON text, not one in each line: name it .json"),
+        (
+            "a.jsonl",
+            json.dumps(ROWS, indent=1).encode(),
+            "a.jsonl is one JSON text, not one in each line: name it .json",
+        ),
         ("a.json", b"<!DOCTYPE html><html>", "a.json is a web page, not data: download the file itself"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 1000)[:-20], "a.jsonl.gz is not a whole .gz file"),
         ("a.jsonl.gz", b"not compressed at all", "a.jsonl.gz is not a whole .gz file"),
