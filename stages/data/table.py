@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["RowWriter", "StoredRows", "standard_schema", "write_parquet"]
 
 ROWS_A_BATCH = 2048
+GROUP_BYTES = 16_000_000
+GATHERED_BYTES = 32_000_000
 OPTIONAL_FIELDS = ("tool_calls", "loss")
 
 
@@ -46,7 +49,7 @@ def standard_schema() -> pa.Schema:
 
 
 class RowWriter:
-    """Writes standard rows to an Arrow file, all of whose batches but the last have the same number of rows."""
+    """Writes standard rows to an Arrow file, in batches of some rows, or fewer where these are long."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
@@ -55,18 +58,22 @@ class RowWriter:
         self.num_rows = 0
         self._schema = standard_schema()
         self._rows: list[Mapping[str, Any]] = []
+        self._num_characters = 0
         self._file = pa.ipc.new_file(str(path), self._schema)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Adds a row."""
         self._rows.append(row)
         self.num_rows += 1
-        if len(self._rows) == ROWS_A_BATCH:
+        for message in row["messages"]:
+            self._num_characters += len(message["content"])
+        if len(self._rows) == ROWS_A_BATCH or self._num_characters > GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         self._file.write_batch(_batch(self._rows, self._schema))
         self._rows = []
+        self._num_characters = 0
 
     def __enter__(self) -> RowWriter:
         return self
@@ -94,10 +101,14 @@ class StoredRows:
     """The rows of an Arrow file that `RowWriter` wrote, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
+        import numpy as np
         import pyarrow as pa
 
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self._num_batches = self._reader.num_record_batches
+        batches = [self._reader.get_batch(index) for index in range(self._num_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self._mean_bytes = np.array([batch.nbytes / batch.num_rows for batch in batches])
 
     @cached_property
     def columns(self) -> set[str]:
@@ -110,16 +121,42 @@ class StoredRows:
             found.update(f"messages.{name}" for name in OPTIONAL_FIELDS if turns.field(name).null_count < len(turns))
         return found
 
-    def gather(self, indices: Indices) -> pa.Table:
-        """The rows at `indices`, in their order."""
+    def groups(self, indices: Indices) -> Iterator[pa.Table]:
+        """The rows at `indices`, in their order, as many at a time as a row group of Parquet is to have."""
+        edges = self._edges(indices)
+        first = 0
+        for last in range(
+            1, len(edges)
+        ):  # gathered many at once: every batch of the file is visited for each gathering
+            if last + 1 == len(edges) or edges[last + 1][1] - edges[first][1] > GATHERED_BYTES:
+                table = self._gather(indices[edges[first][0] : edges[last][0]])
+                for (start, _), (end, _) in pairwise(edges[first : last + 1]):
+                    yield table.slice(start - edges[first][0], end - start)
+                first = last
+
+    def _edges(self, indices: Indices) -> list[tuple[int, float]]:
+        """Where groups begin and end among the indices, and how many bytes are before."""
+        import numpy as np
+
+        sizes = np.cumsum(self._mean_bytes[self._batches_of(indices)])
+        grid = np.arange(len(indices)) // ROWS_A_BATCH
+        is_cut = (np.diff(sizes // GROUP_BYTES) > 0) | (np.diff(grid) > 0)
+        cuts = (np.flatnonzero(is_cut) + 1).tolist()
+        return [(0, 0.0), *((cut, float(sizes[cut - 1])) for cut in cuts), (len(indices), float(sizes[-1]))]
+
+    def _batches_of(self, indices: Indices) -> Indices:
+        return self._starts.searchsorted(indices, side="right") - 1
+
+    def _gather(self, indices: Indices) -> pa.Table:
         import numpy as np
         import pyarrow as pa
 
-        batch_of = indices // ROWS_A_BATCH
+        batch_of = self._batches_of(indices)
         order = np.argsort(batch_of, kind="stable")
+        numbers, firsts = np.unique(batch_of[order], return_index=True)
         parts = []
-        for number in np.unique(batch_of):
-            local = indices[order][batch_of[order] == number] - number * ROWS_A_BATCH
+        for number, first, last in zip(numbers, firsts, [*firsts[1:], len(order)], strict=True):
+            local = indices[order[first:last]] - self._starts[number]
             parts.append(self._reader.get_batch(int(number)).take(pa.array(local)))
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
@@ -144,15 +181,10 @@ def write_parquet(parts: Sequence[tuple[StoredRows, Indices]], path: Path) -> in
     schema = _used_schema(used)
     keep = MediaKeeper(path.parent).keep
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for table in _tables(parts):
-            writer.write_table(_fitted(table, schema, keep), row_group_size=ROWS_A_BATCH)
+        for rows, indices in parts:
+            for group in rows.groups(indices):
+                writer.write_table(_fitted(group, schema, keep))
     return sum(len(indices) for _, indices in parts)
-
-
-def _tables(parts: Sequence[tuple[StoredRows, Indices]]) -> Iterator[pa.Table]:
-    for rows, indices in parts:
-        for start in range(0, len(indices), ROWS_A_BATCH):
-            yield rows.gather(indices[start : start + ROWS_A_BATCH])
 
 
 def _used_schema(used: set[str]) -> pa.Schema:

@@ -3,8 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from stages.data import table
 from stages.data.table import ROWS_A_BATCH, RowWriter, StoredRows, write_parquet
 
 
@@ -27,6 +30,27 @@ def test_rows_are_gathered_in_any_order_over_all_batches(tmp_path: Path) -> None
     indices = np.random.default_rng(0).integers(0, count, size=count + 100)
     assert write_parquet([(rows, indices)], tmp_path / "out.parquet") == len(indices)
     assert questions(tmp_path / "out.parquet") == [f"q{index}" for index in indices]
+
+
+def test_long_rows_are_written_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By bytes as well as by number: a batch of Arrow's takes no more than 2 GB of text, and memory is bounded."""
+    monkeypatch.setattr(table, "GROUP_BYTES", 10_000)
+    monkeypatch.setattr(table, "GATHERED_BYTES", 20_000)
+    lengths = [3, 12_000, 5, 8_000, 8_000, *[4] * 30, 50_000, 1]
+    with RowWriter(tmp_path / "0.arrow") as writer:
+        for number, length in enumerate(lengths):
+            writer.write({"messages": [{"role": "assistant", "content": f"{number} {'x' * length}"}]})
+    rows = StoredRows(tmp_path / "0.arrow")
+    indices = np.random.default_rng(0).permutation(np.tile(np.arange(len(lengths)), 3))
+    path = tmp_path / "out.parquet"
+    write_parquet([(rows, indices)], path)
+    assert [int(text.split()[0]) for text in questions(path)] == indices.tolist()
+    file = pq.ParquetFile(path)
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert 10 < len(sizes) < len(indices)
+    with pa.ipc.open_file(tmp_path / "0.arrow") as stored:
+        counts = [stored.get_batch(index).num_rows for index in range(stored.num_record_batches)]
+    assert counts == [2, 3, 31, 1]
 
 
 def test_datasets_follow_each_other_and_only_used_columns_are_written(tmp_path: Path) -> None:
