@@ -37,8 +37,8 @@ def join(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return joined
 
 
-def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch, padded on the right to its longest row.
+def collate(rows: Sequence[Mapping[str, Any]], multiple: int = 1) -> dict[str, Any]:
+    """A batch, padded on the right to its longest row, or to a multiple that is not shorter.
 
     It has `input_ids`, `labels`, `attention_mask` where rows differ in length, `loss_scale` where one has weights.
     Without a mask, attention takes the faster causal kernel. Padding has the id 0; nothing sees it.
@@ -46,6 +46,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Rows with media have more: see `multimodal.collate_media`.
     Packs have `position_ids` and never a mask: what pads them is one more row, whose positions start again.
     Rows of a stream have a `place`; the batch's is that of its last row.
+    With a multiple there is no mask: devices that share a row take none, and what follows a row is seen by no label.
     """
     import torch
 
@@ -53,7 +54,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return _collate_media(rows)
     lengths = [len(row["input_ids"]) for row in rows]
     packed = "position_ids" in rows[0]
-    shape = (len(rows), max(lengths))
+    shape = (len(rows), -(-max(lengths) // multiple) * multiple)
     batch = {
         "input_ids": torch.zeros(shape, dtype=torch.long),
         "labels": torch.full(shape, IGNORED, dtype=torch.long),
@@ -71,7 +72,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             batch["attention_mask"][index, :length] = 1
         if "loss_scale" in row:
             batch["loss_scale"][index, :length] = torch.tensor(row["loss_scale"])
-    if not packed and len(set(lengths)) == 1:
+    if not packed and (multiple > 1 or len(set(lengths)) == 1):
         del batch["attention_mask"]
     if "place" in rows[-1]:
         batch["place"] = torch.tensor(rows[-1]["place"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stages.context import Context
 from stages.errors import ArgumentsError, DataError, ModelError
 from stages.training.checkpoints import PLACE
+from stages.training.parallel import check_shared_rows
 
 if TYPE_CHECKING:
     from stages.arguments import TrainArguments
@@ -64,6 +65,7 @@ class Feed:
         template: the chat template that the rows were written with, if it is not the model's own.
         place: how far a stream has been read; None where rows have numbers.
         resumes_from: the checkpoint whose random state is to be taken up with the first rows.
+        weighted: whether tokens have weights.
     """
 
     train: Any
@@ -73,6 +75,7 @@ class Feed:
     template: Path | None = None
     place: Place | None = None
     resumes_from: Path | None = None
+    weighted: bool = False
 
     def reached(self, place: Any) -> None:
         """A batch of the stream has been trained on; `place` is a tensor, None where rows have numbers."""
@@ -166,6 +169,9 @@ def open_feed(arguments: TrainArguments, tokens: Path, base: Path, vocabulary: i
         feed = Feed(rows, described=f"{len(rows)} rows, tokenized as they are needed", facts={"num_rows": len(rows)})
     if arguments.eval_strategy != "no":
         feed.validation = _validation(tokens, encoder, vocabulary, context)
+    feed.weighted = feed.weighted or bool(getattr(encoder, "weighted", False))
+    packed = "num_packs" in feed.facts or getattr(feed.train, "pack_length", None) is not None
+    check_shared_rows(arguments, packed=packed, weighted=feed.weighted)
     feed.template = tokens / TEMPLATE if (tokens / TEMPLATE).is_file() else None
     return feed
 
@@ -176,12 +182,13 @@ def _numbered(tokens: Path, vocabulary: int) -> Feed:
 
     rows = read_rows(tokens / "train.arrow", vocabulary)
     facts = {"num_rows": len(rows), "num_tokens": rows.num_tokens, "num_trained_tokens": rows.num_labels}
+    weighted = rows.parts[0].loss_scale is not None
     counted = f"{rows.num_tokens} tokens of which {rows.num_labels} are trained"
     if not (tokens / "train_packs.arrow").is_file():
-        return Feed(rows, described=f"{len(rows)} rows, {counted}", facts=facts)
+        return Feed(rows, described=f"{len(rows)} rows, {counted}", facts=facts, weighted=weighted)
     packs = read_packs(tokens / "train_packs.arrow", rows)
     described = f"{len(rows)} rows in {len(packs)} packs, {counted}"
-    return Feed(packs, described=described, facts=facts | {"num_packs": len(packs)})
+    return Feed(packs, described=described, facts=facts | {"num_packs": len(packs)}, weighted=weighted)
 
 
 def _validation(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> Any:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import ArgumentsError, MissingPackage
 
 if TYPE_CHECKING:
+    from transformers import Seq2SeqTrainingArguments
+
     from stages.arguments import TrainArguments
 
-__all__ = ["check_parallel", "parallel_settings"]
+__all__ = ["check_parallel", "check_shared_rows", "parallel_settings", "tokens_multiple"]
 
 
 def check_parallel(arguments: TrainArguments) -> None:
@@ -45,6 +47,21 @@ def check_parallel(arguments: TrainArguments) -> None:
         )
 
 
+def check_shared_rows(arguments: TrainArguments, *, packed: bool, weighted: bool) -> None:
+    """Whether rows of a kind can be shared: a device has a part of a row, and knows of no border or weight in it.
+
+    Raises:
+        ArgumentsError: they cannot.
+    """
+    size = arguments.sequence_parallel_size
+    for flag, used in (("--packing", packed), ("--loss_scale", weighted)):
+        if size > 1 and used:
+            raise ArgumentsError(
+                f"`--sequence_parallel_size {size}` shares neither packed rows nor rows with weights, and these were "
+                f"tokenized with `{flag}`: drop one of them"
+            )
+
+
 def parallel_settings(arguments: TrainArguments) -> dict[str, Any]:
     """What transformers and accelerate are told: ring attention (context parallelism), on weights sharded by FSDP."""
     size = arguments.sequence_parallel_size
@@ -56,3 +73,9 @@ def parallel_settings(arguments: TrainArguments) -> dict[str, Any]:
     # accelerate shards weights over all of them: without it, it refuses to share rows.
     shared = ParallelismConfig(cp_size=size, dp_shard_size=processes // size)
     return {"parallelism_config": shared, "fsdp": True, "fsdp_config": {"version": 2}}
+
+
+def tokens_multiple(settings: Seq2SeqTrainingArguments) -> int:
+    """What the length of a batch must be a multiple of: each device takes two parts of a row, early and late."""
+    shared = settings.parallelism_config
+    return 1 if shared is None else 2 * int(shared.cp_size)

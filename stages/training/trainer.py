@@ -9,11 +9,13 @@ tokens may have weights; a stream goes on from its place in the data; on a CPU n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.training.batches import collate, split_by_length
 from stages.training.loss import weighted_loss
+from stages.training.parallel import tokens_multiple
 from stages.training.rows import IGNORED
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def make_trainer(
     trainer = StageTrainer(
         model=model,
         args=settings,
-        data_collator=collate,
+        data_collator=partial(collate, multiple=tokens_multiple(settings)),
         train_dataset=feed.train,
         eval_dataset=feed.validation,
         callbacks=list(callbacks),

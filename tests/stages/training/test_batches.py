@@ -32,6 +32,13 @@ def test_collate_pads_to_the_longest_row() -> None:
     assert batch_of(4, 4).keys() == {"input_ids", "labels"}
 
 
+def test_collate_to_a_multiple() -> None:
+    batch = collate([row([1, 2, 3, 4, 5], [X, 2, 3, 4, 5]), row([6], [X])], multiple=4)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 0, 0, 0], [6] + [0] * 7]
+    assert batch["labels"].tolist() == [[X, 2, 3, 4, 5, X, X, X], [X] * 8]
+    assert "attention_mask" not in batch
+
+
 def test_collate_weights() -> None:
     """A row without weights beside one with them has 1 everywhere."""
     batch = collate([row([1, 2, 3], [X, 2, 3], [0, 2, 0.5]), row([4, 5], [X, 5])])
