@@ -274,7 +274,7 @@ def explained(dataset: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        line = " ".join(str(error).split())
+        line = " ".join(str(_root(error)).split())
         if found := re.match(r"BuilderConfig '(.*)' not found\. Available: \[(.*)\]", line):
             raise DataError(f"{dataset} has no subset {found[1]!r}. It has: {_plain(found[2])}") from error
         if found := re.match(r"Config name is missing\. Please pick one among the available configs: \[(.*?)\]", line):
@@ -283,6 +283,15 @@ def explained(dataset: str) -> Iterator[None]:
         if found := re.match(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', line):
             raise DataError(f"{dataset} has no split {found[1]!r}. It has: {_plain(found[2])}") from error
         raise DataError(f"{dataset} cannot be read: {line:.300}") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """Of "An error occurred while generating the dataset", the error that is meant."""
+    import datasets
+
+    while isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _plain(names: str) -> str:

@@ -311,6 +311,7 @@ SUBSETS = [
     ("hf::owner/many:fr", "hf::owner/many has no subset 'fr'. It has: en, zh"),
     ("ms::owner/many:en/fr", "ms::owner/many has no subset 'fr'. It has: en, zh"),
     ("registered:fr", "registered has no subset 'fr'. It has: both, en"),
+    ("hf::owner/broken", "hf::owner/broken cannot be read: JSON parse error: Missing a colon after a name of object"),
     ("hf::owner/none", "Hugging Face dataset 'owner/none' does not exist"),
 ]
 
@@ -319,6 +320,7 @@ def test_subsets_of_a_hub(hubs: Hubs, tmp_path: Path) -> None:
     info = [json.dumps([{"dataset_name": "registered", "hf_dataset_id": "owner/other", **REGISTERED}])]
     other = {name: content.replace(b"query", b"r").replace(b"response", b"q") for name, content in MANY.items()}
     hubs.repositories["hf datasets owner/other"] = other
+    hubs.repositories["hf datasets owner/broken"] = {"train.jsonl": DATA * 3 + b'{"query" "q"}\n'}
     arguments = {"split_dataset_ratio": 0, "custom_dataset_info": info}
     asked = [("preprocess", {**arguments, "dataset": [dataset]}) for dataset, _ in SUBSETS]
     answers = run_all(hubs, tmp_path, asked)
