@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.data.media_types import data_uri
 from stages.data.rows.columns import MEDIA
-from stages.data.rows.values import Message, RowError, text
+from stages.data.rows.values import Message, RowError, literal, text
 
 __all__ = ["TAGS", "add_missing_tags", "read_content", "read_media"]
 
@@ -52,9 +52,9 @@ def _part(part: Mapping[str, Any], what: str, media: dict[str, list[str]]) -> st
 
 def read_media(value: Any, name: str) -> list[str]:
     """The column `images`, `videos` or `audios`: paths, URLs and data: URIs."""
-    if isinstance(value, tuple):
-        value = list(value)
-    items = value if isinstance(value, list) else [value]
+    if isinstance(value, str) and value.startswith("["):  # a list in CSV
+        value = literal(value, name, "media")
+    items = value if isinstance(value, (list, tuple)) else [value]
     return [_medium(one, f"{name.removesuffix('s')} {number}") for number, one in enumerate(items, start=1)]
 
 
@@ -92,6 +92,6 @@ def add_missing_tags(messages: Sequence[Message], media: Mapping[str, list[str]]
         tag, given = TAGS[name], len(media.get(name, ()))
         tags = sum(message["content"].count(tag) for message in messages)
         if tags > given:
-            raise RowError(f"{tags} tags {tag} for {given} {name}", "media")
+            raise RowError(f"{tags} tags `{tag}` for {given} {name}", "media")
         if tags < given:
             first["content"] = tag * (given - tags) + first["content"]

@@ -38,7 +38,7 @@ def read_objects(value: Any, messages: Sequence[Message], num_images: int) -> st
         tags = sum(message["content"].count(tag) for message in messages)
         usable = next((number for number, one in enumerate(read) if field not in one), len(read))
         if tags > usable:
-            raise RowError(f"{tags} tags {tag} for {usable} objects with {field}", "objects")
+            raise RowError(f"{tags} tags `{tag}` for {usable} objects with {field}", "objects")
     return dump_json(read, "objects", "objects") if read else None
 
 

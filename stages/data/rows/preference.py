@@ -35,7 +35,7 @@ def read_rejected(values: Mapping[str, Any], messages: list[Message], reader: Tu
         RowError: there is no difference, the conversations differ in more than an answer, the answer calls tools.
     """
     value = next((values[name] for name in ("rejected_response", "rejected") if name in values), None)
-    if value is None and "rejected_messages" not in values:
+    if value is None and values.get("rejected_messages") in (None, ""):
         return None
     if messages[-1]["role"] != "assistant":
         raise RowError("there is a rejected answer, but no chosen one", "preference")

@@ -95,7 +95,7 @@ class Standardizer:
 
     def _history(self, row: Mapping[str, Any], plan: Plan, media: Media) -> list[Message]:
         value = row[plan.history] if plan.history is not None else None
-        turns = literal(value, "history") if value is not None else []
+        turns = literal(value, "history") if value not in (None, "") else []
         if not isinstance(turns, (list, tuple)):
             raise RowError(f"history is a list of [query, response], not {value!r:.80}", "wrong type")
         messages = []

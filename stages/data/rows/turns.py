@@ -90,8 +90,11 @@ class TurnReader:
         calls = _read_calls(turn["tool_calls"], f"tool_calls of message {number}") if turn.get("tool_calls") else []
         if calls and role != "assistant":
             raise RowError(f"message {number} is of role {role} and has tool_calls", "wrong turns")
-        if not calls or self._content(turn) is not None:
-            message["content"] = read_content(self._content(turn), f"content of message {number}", media)
+        content = self._content(turn)
+        if role == "tool" and isinstance(content, Mapping):
+            message["content"] = dump_json(without_nulls(content), f"content of message {number}", "tools")
+        elif not calls or content is not None:
+            message["content"] = read_content(content, f"content of message {number}", media)
         if calls:
             message["tool_calls"] = dump_json(calls, f"tool_calls of message {number}", "tools")
         messages.append({**message, **_loss(turn, role, number)})

@@ -305,10 +305,10 @@ def bench(tmp_path: Path) -> Bench:
         (
             says("<image><image>u", images=["red.png"]),
             "media",
-            "2 tags <image> for 1 images",
+            "2 tags `<image>` for 1 images",
         ),
-        (says("<image>u", images=None), "media", "1 tags <image> for 0 images"),
-        (says("<video>u", images=["red.png"]), "media", "1 tags <video> for 0 videos"),
+        (says("<image>u", images=None), "media", "1 tags `<image>` for 0 images"),
+        (says("<video>u", images=["red.png"]), "media", "1 tags `<video>` for 0 videos"),
         (
             says("u", images=[3]),
             "media",
@@ -324,6 +324,7 @@ def bench(tmp_path: Path) -> Bench:
             "media",
             "image 1 is not a path, a URL, bytes, or an object with one of them: {'path': None, 'bytes': None}",
         ),
+        (says("u", images="[broken"), "media", "images are neither a list nor the text of one: '[broken'"),
         (says("u", images=[{"bytes": "?"}]), "media", "image 1 is not in base64: '?'"),
         (
             says([{"type": "image", "image": "red.png"}], images=["red.png"]),
@@ -375,7 +376,7 @@ def bench(tmp_path: Path) -> Bench:
             "objects",
             "object 1 is in image 1, counted from 0, but the row has 1",
         ),
-        (box(None), "objects", "1 tags <bbox> for 0 objects with bbox"),
+        (box(None), "objects", "1 tags `<bbox>` for 0 objects with bbox"),
         (
             {**box([1, 2, 3, 4]), "objects": "[broken"},
             "objects",

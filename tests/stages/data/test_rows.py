@@ -164,6 +164,15 @@ CALLS = {
                 ("assistant", "a"),
             ],
         ),
+        (
+            {"messages": [PAIR[0], CALLS, {"role": "tool", "content": {"t": 20, "u": None}}, PAIR[1]]},
+            [("user", "u"), ("assistant", ""), ("tool", '{"t":20}'), ("assistant", "a")],
+        ),
+        # the better of two answers
+        (
+            {"instruction": "I", "input": "X", "chosen": "c", "rejected": "r"},
+            [("user", "I\nX"), ("assistant", "c")],
+        ),
         # text that no tokenizer minds
         ({"query": "a\0b", "response": "\ufeffr"}, [("user", "a\0b"), ("assistant", "\ufeffr")]),
         ({"query": "<image> is a tag", "response": "r"}, [("user", "<image> is a tag"), ("assistant", "r")]),
@@ -214,6 +223,7 @@ BOX_TEXT = '{"caption":"c","bbox":[1,2,3.5,4],"bbox_type":"real","image":0}'
         # media
         ({"messages": SEEN, "images": ["/x.jpg"]}, "images", ["/x.jpg"]),
         ({"messages": SEEN, "images": "/x.jpg"}, "images", ["/x.jpg"]),
+        ({"messages": SEEN, "images": '["/x.jpg"]'}, "images", ["/x.jpg"]),
         ({"messages": SEEN, "images": [{"path": "/x.jpg", "bytes": None}]}, "images", ["/x.jpg"]),
         ({"messages": SEEN, "images": [{"path": "gone", "bytes": b"GIF89a"}]}, "images", [GIF]),
         ({"messages": SEEN, "images": [{"bytes": "R0lGODlh"}]}, "images", [GIF]),
@@ -264,7 +274,9 @@ def test_columns_for_later_stages_are_kept(row: dict[str, Any], column: str, exp
         {"messages": PAIR, "tools": "[]"},
         {"messages": PAIR, "tools": []},
         {"messages": PAIR, "tools": "", "images": [], "objects": "", "label": None},
-        {"messages": PAIR, "rejected_response": None, "videos": None},
+        {"messages": PAIR, "rejected_response": None, "rejected_messages": "", "videos": None},
+        {"query": "u", "response": "a", "history": "", "tools": " "},
+        {"query": "u", "response": "a", "history": None, "objects": []},
     ],
 )
 def test_empty_columns_are_absent(row: dict[str, Any]) -> None:
