@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class BaseWeights:
 
         from stages.sources.model_folder import read_json
 
+        self._folder = folder
         self.config = read_json(folder / "config.json")
         if quantized := self.config.get("quantization_config"):
             method = quantized.get("quant_method", "unknown method")
@@ -67,11 +69,27 @@ class BaseWeights:
         return tensor
 
     def find(self, name: str) -> str | None:
-        """The stored name of what a module tree calls `name`: some models are stored without their first prefix."""
+        """The stored name of what a module tree calls `name`: some models are stored without their first prefix.
+
+        Others, most of which see, are stored under the names that their modules had once; transformers knows those.
+        """
         if name in self.tensors:
             return name
         short = [stored for stored in self.tensors if name.endswith(f".{stored}")]
-        return max(short, key=len, default=None)
+        return max(short, key=len, default=None) or self._names_in_the_tree.get(name)
+
+    @cached_property
+    def _names_in_the_tree(self) -> dict[str, str]:
+        """Stored names by those in the module tree."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+        from stages.training.loading import load_skeleton
+
+        skeleton = load_skeleton(self._folder)
+        known, prefix = skeleton.state_dict(), skeleton.base_model_prefix
+        renamings = [one for one in get_model_conversion_mapping(skeleton) if isinstance(one, WeightRenaming)]
+        return {rename_source_key(stored, renamings, [], prefix, known)[0]: stored for stored in self.tensors}
 
     @property
     def embedding(self) -> str | None:

@@ -208,6 +208,52 @@ def test_two_steps(train_type: str, tiny_qwen2_vl: Path, dataset: Path, tmp_path
     assert json.loads((out / "preprocessor_config.json").read_text())["image_processor_type"] == "Qwen2VLImageProcessor"
 
 
+@pytest.mark.parametrize("model", ["tiny_qwen2_vl", "tiny_idefics3"])
+def test_an_adapter_is_merged_into_a_model_that_sees(
+    model: str, dataset: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Qwen2-VL is stored under the names that its modules had once."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from stages.arguments import MergeArguments
+    from stages.context import Context
+    from stages.merge import merge
+    from stages.training.tuners.targets import find_targets
+
+    folder = request.getfixturevalue(model)
+    base = load(folder)
+    tuned = get_peft_model(base, LoraConfig(target_modules=find_targets(base, ["all-linear"], None)))
+    torch.manual_seed(1)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    tuned.save_pretrained(tmp_path / "adapter")
+    out = tmp_path / "merged"
+    out.mkdir()
+    merge(MergeArguments(), {"model": folder, "adapter": tmp_path / "adapter"}, out, Context(tmp_path, tmp_path))
+    encoder = open_media_encoder(out, EncoderSettings(), dataset)
+    batch = collate_media(items(encoder, read(dataset)[:2]))
+    with torch.no_grad():
+        expected, found = tuned.eval()(**batch).logits, load(out).eval()(**batch).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, load(folder).eval()(**batch).logits, atol=1e-2)
+
+
+def test_text_alone_trains_a_model_that_sees(tiny_qwen2_vl: Path) -> None:
+    """Rows of tokens, as tokenize writes them for rows without pictures."""
+    import torch
+
+    from stages.training.batches import collate
+
+    network = load(tiny_qwen2_vl)
+    row = {"input_ids": list(range(20, 40)), "labels": list(range(20, 40))}
+    encoded = network(**collate([row]))
+    encoded.loss.backward()
+    assert torch.isfinite(encoded.loss)
+    assert network.get_input_embeddings().weight.grad.abs().max() > 0
+
+
 def test_rows_with_pictures_and_a_model_that_only_reads(tiny_model: Path, dataset: Path) -> None:
     with pytest.raises(ModelError, match="the model, LlamaForCausalLM, has no processor for images: it has no prepro"):
         open_media_encoder(tiny_model, EncoderSettings(), dataset)
