@@ -50,7 +50,8 @@ class TurnReader:
         self._content_keys = (given["content_key"],) if "content_key" in given else ("content", "value")
         roles = [role for role in ("user", "assistant", "system") if f"{role}_role" in given]
         self._roles = {**ROLES, **{given[f"{role}_role"].lower(): role for role in roles}}
-        self._usual = not given
+        self._plain = {name: role for name, role in self._roles.items() if role != CALL}
+        self._keys = tuple(zip(self._role_keys, self._content_keys, strict=False))
 
     def read(self, value: Any, what: str, media: dict[str, list[str]]) -> list[Message]:
         """Messages with roles (OpenAI's and ShareGPT's names), or ShareGPT's pairs of human and assistant.
@@ -65,12 +66,16 @@ class TurnReader:
             raise RowError(f"{what} are a list of turns, not {turns!r:.80}", "wrong type")
         messages: list[Message] = []
         for number, turn in enumerate(turns, start=1):
-            if self._usual and type(turn) is dict and len(turn) == 2:  # most turns by far
-                role, content = turn.get("role"), turn.get("content")
-                if type(content) is str and (role == "user" or role == "assistant" or role == "system"):
-                    messages.append({"role": role, "content": content})
-                    continue
-            self._append(turn, number, messages, media)
+            if type(turn) is dict and len(turn) == 2:  # most turns by far
+                for role_key, content_key in self._keys:
+                    name, content = turn.get(role_key), turn.get(content_key)
+                    if type(name) is str and type(content) is str and name in self._plain:
+                        messages.append({"role": self._plain[name], "content": content})
+                        break
+                else:
+                    self._append(turn, number, messages, media)
+            else:
+                self._append(turn, number, messages, media)
         return messages
 
     def _append(self, turn: Any, number: int, messages: list[Message], media: dict[str, list[str]]) -> None:
