@@ -70,8 +70,9 @@ def _size(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
 def _open(name: str, what: str, folder: Path) -> Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    source = _source(name, what, folder)
     try:
-        with Image.open(_source(name, what, folder)) as file:
+        with Image.open(source) as file:
             return ImageOps.exif_transpose(file).convert("RGB")
     except UnidentifiedImageError:
         raise RowError(f"{what} {name!r:.200} is not an image") from None

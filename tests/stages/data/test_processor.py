@@ -19,7 +19,7 @@ from stages.data.processor import open_media_encoder, open_processor
 from stages.data.rows import RowError
 from stages.data.templates import TemplateSettings
 from stages.data.tokenizer import load_tokenizer
-from stages.errors import ArgumentsError, MissingPackage, ModelError, UserError
+from stages.errors import ArgumentsError, DataError, MissingPackage, ModelError, UserError
 from tests.stages.vision import picture_row, write_picture
 
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -392,7 +392,7 @@ def bad(name: str = "media/red.png", **row: Any) -> dict[str, Any]:
         (bad("media"), "images[0] 'media' is missing: no such file"),
         (bad("media/cut.png"), "images[0] 'media/cut.png' is a damaged image: "),
         (bad("data:image/png;base64,%%%"), "images[0] is a data URI, but not base64: "),
-        (bad("data:image/png;base64,AAAA"), "is not an image"),
+        (bad("data:image/png;base64,AAAA"), "images[0] 'data:image/png;base64,AAAA' is not an image"),
         (bad("http://127.0.0.1:9/red.png"), "images[0] http://127.0.0.1:9/red.png cannot be fetched: "),
         (bad(messages=talk("<image><image>it?", "red")), "2 tags <image> for 1 images"),
         (bad(messages=talk("it?", "red")), "0 tags <image> for 1 images"),
@@ -412,8 +412,72 @@ def test_a_bad_row_is_one_clear_line(make: Make, folder: Path, row: dict[str, An
     write_picture(folder / "media" / "thin.png", (3000, 2))
     reason = make().encode_row(row)
     assert isinstance(reason, str)
-    assert message in reason
+    assert reason.startswith(message)
     assert "\n" not in reason
+
+
+def tokenized(model: Path, folder: Path, rows: list[Any], **given: Any) -> tuple[list[str], dict[str, Any]]:
+    """The files that the stage leaves, and its metrics."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from stages.arguments import TokenizeArguments
+    from stages.context import Context
+    from stages.tokenize import tokenize
+
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    out, scratch = folder / "out", folder / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    inputs = {"dataset": folder, "model": model}
+    metrics = tokenize(TokenizeArguments(**given), inputs, out, Context(scratch, scratch))
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()), dict(metrics)
+
+
+@pytest.mark.parametrize("model", ["tiny_qwen2_vl", "tiny_idefics3"])
+def test_tokenize_hands_rows_with_pictures_on(model: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    """As they are, with their pictures and all that decides how they are encoded; some are tried."""
+    rows = [picture_row("media/red.png", "red"), picture_row("media/none.png", "red"), {"messages": talk("it?", "red")}]
+    files, metrics = tokenized(request.getfixturevalue(model), folder, rows, max_pixels=600)
+    assert files == ["encoder.json", "media/red.png", "tokens.json", "train.parquet"]
+    settings = EncoderSettings.from_json((folder / "out" / "encoder.json").read_text())
+    assert (settings.max_pixels, settings.max_length, settings.truncation) == (600, 512, "left")
+    assert (metrics["train_rows"], metrics["rows_tried"], metrics["rows_tried_and_dropped"]) == (3, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "given", "kind", "message"),
+    [
+        (
+            "tiny_model",
+            "red",
+            {},
+            ModelError,
+            "the model, LlamaForCausalLM, has no processor for images: it has no prep",
+        ),
+        (
+            "tiny_qwen2_vl",
+            "none",
+            {},
+            DataError,
+            r"none of the first 1 rows can be trained on: row 1: images\[0\] 'media",
+        ),
+        (
+            "tiny_qwen2_vl",
+            "none",
+            {"strict": True},
+            DataError,
+            r"row 1: images\[0\] 'media/none.png' is missing: no su",
+        ),
+        ("tiny_qwen2_vl", "red", {"lazy_tokenize": False}, DataError, "drop `--lazy_tokenize false`"),
+        ("tiny_qwen2_vl", "red", {"template": "chatml"}, ArgumentsError, "`--template chatml` has no place for images"),
+    ],
+)
+def test_tokenize_refuses(
+    model: str, name: str, given: Any, kind: type[UserError], message: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(kind, match=message):
+        tokenized(request.getfixturevalue(model), folder, [picture_row(f"media/{name}.png", "red")], **given)
 
 
 def without(model: Path, to: Path, *names: str) -> Path:

@@ -178,7 +178,9 @@ def test_a_row_with_pictures_is_not_encoded_without_them(tiny_model: Path, datas
 
 @pytest.mark.parametrize("train_type", ["lora", "full"])
 def test_two_steps(train_type: str, tiny_qwen2_vl: Path, dataset: Path, tmp_path: Path) -> None:
-    """The stage itself: finite losses, weights that move, an artifact that opens."""
+    """The stage itself: finite losses, weights that move, a whole artifact; a validation row lacks its picture."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     import torch
     from safetensors.torch import load_file
 
@@ -188,14 +190,17 @@ def test_two_steps(train_type: str, tiny_qwen2_vl: Path, dataset: Path, tmp_path
 
     arguments = TrainArguments(
         train_type=train_type, max_steps=2, learning_rate=1e-2, per_device_train_batch_size=2, logging_steps=1,
-        eval_strategy="no", save_strategy="no", report_to=["none"],
+        eval_strategy="steps", eval_steps=1, save_strategy="no", report_to=["none"],
     )  # fmt: skip
+    rows = [picture_row("media/blue.png", "blue"), picture_row("media/none.png", "none")]
+    pq.write_table(pa.Table.from_pylist(rows), dataset / "validation.parquet")
     out, scratch, attachments = (tmp_path / name for name in ("out", "scratch", "attachments"))
     for folder in (out, scratch, attachments):
         folder.mkdir()
     metrics = train(arguments, {"model": tiny_qwen2_vl, "tokens": dataset}, out, Context(scratch, attachments))
     assert metrics["global_step"] == 2
     assert 0 < metrics["last_loss"] < 20
+    assert 0 < metrics["eval_loss"] != metrics["first_eval_loss"] < 20
     if train_type == "lora":
         tensors = load_file(out / "adapter_model.safetensors")
         assert all("language_model" in name for name in tensors)
