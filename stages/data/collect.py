@@ -29,6 +29,7 @@ __all__ = ["Collector", "Dataset"]
 
 NAMED_DROPS = 10
 KEPT_DROPS = 1000
+HAND_IN_MEDIA = ". Give `--dataset` the folder that holds rows and media, and the media go wherever the rows go"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Collector:
         for label, count in usable.items():
             if not count:
                 why = first_reason.get(label, "The plugin's function leaves out all of them")
-                raise DataError(f"{label} has no row that can be used. {why}")
+                hint = HAND_IN_MEDIA if set(self.kinds) == {"media"} else ""
+                raise DataError(f"{label} has no row that can be used. {why}{hint}")
         title = next(iter(usable), str(spec)) if len(usable) < 2 else f"{len(usable)} files"
         return Dataset(spec, title, StoredRows(path), writer.num_rows)
 

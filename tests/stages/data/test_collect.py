@@ -465,6 +465,14 @@ def test_self_cognition_rows_get_the_names(bench: Bench) -> None:
     assert collector.maker.names.num_filled == 2
 
 
+def test_media_that_are_on_another_machine_are_said_to_be_handed_in_with_a_folder(bench: Bench) -> None:
+    message = (
+        r"row 1: image 1, 'gone\.png', is not there: looked in /.*/data\. Give `--dataset` the folder that holds rows"
+    )
+    with pytest.raises(DataError, match=message):
+        bench.collect(bench.lines({**GOOD, "images": ["gone.png"]}))
+
+
 def test_media_go_into_the_artifact_once(bench: Bench) -> None:
     """Found beside the user's own file, although only the data file itself was handed in."""
     name = bench.lines(
