@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stages.data.templates.meta import TemplateMeta, register_template
 from stages.data.templates.rendered import Rendered, Span, Template, TemplateSettings
-from stages.errors import ModelError
+from stages.errors import ArgumentsError, ModelError
 
 if TYPE_CHECKING:
     from stages.data.tokenizer import ModelTokenizer
@@ -40,6 +40,11 @@ def open_template(settings: TemplateSettings, tokenizer: ModelTokenizer) -> Temp
     if not settings.use_chat_template:
         return GenerationTemplate(tokenizer, settings)
     own, tokens = tokenizer.template, tokenizer.special_tokens
+    jinja = settings.template_backend == "jinja"
+    if jinja and own is None:
+        raise ModelError("`--template_backend jinja` needs the model's own chat template, and it has none: drop it")
+    if jinja and settings.template is not None:
+        raise ArgumentsError(f"`--template {settings.template}` and `--template_backend jinja` exclude each other")
     if settings.template is not None:
         meta = find_template(settings.template)
         return NativeTemplate(meta, tokens, settings, own)
@@ -48,6 +53,6 @@ def open_template(settings: TemplateSettings, tokenizer: ModelTokenizer) -> Temp
             "the model has no chat template. Name one with `--template`, such as chatml, use the model's "
             "instruction-tuned version, or put a chat_template.jinja beside its tokenizer.json"
         )
-    if settings.template_backend == "swift" and (found := detect_template(own)) is not None:
+    if not jinja and (found := detect_template(own)) is not None:
         return NativeTemplate(found, tokens, settings, own)
     return OwnTemplate(own, tokenizer.added_tokens, settings)

@@ -9,7 +9,7 @@ from typing import Any
 from stages.data.chat_template import ChatTemplate
 from stages.data.templates.tools import parse_calls, parse_tools, to_json
 
-__all__ = ["CALL_FORMS", "CallForm", "served_prompt", "spoken", "tools_of"]
+__all__ = ["CALL_FORMS", "CallForm", "served_prompt", "spoken", "tools_of", "uses_tools"]
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,23 @@ def spoken(messages: Sequence[Mapping[str, Any]], form: CallForm | None = None) 
 
 
 def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """A row's tools, None if it has none.
+    """A row's tools as OpenAI's API takes them, None if it has none.
 
     Raises:
         RowError: they cannot be read.
     """
-    return parse_tools(row["tools"]) if row.get("tools") else None
+    if not row.get("tools"):
+        return None
+    return [
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in parse_tools(row["tools"])
+    ]
+
+
+def uses_tools(row: Mapping[str, Any]) -> bool:
+    """Whether a row has tools, calls, or what a tool returned: `chat_template(tools=True)` is for such rows."""
+    return bool(row.get("tools")) or any(
+        message["role"] == "tool" or message.get("tool_calls") for message in row["messages"]
+    )
 
 
 def served_prompt(chat: ChatTemplate, row: Mapping[str, Any], form: CallForm | None = None) -> str:

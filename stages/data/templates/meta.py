@@ -122,6 +122,8 @@ def register_template(meta: TemplateMeta) -> TemplateMeta:
     Raises:
         ArgumentsError: the name is taken.
     """
+    from stages.data.templates import families  # noqa: F401 - the known names are taken before a user's
+
     if meta.name in _TEMPLATES:
         raise ArgumentsError(f"there is a template {meta.name!r} already: choose another name")
     _TEMPLATES[meta.name] = meta

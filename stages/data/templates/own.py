@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,10 @@ from stages.data.templates.rendered import Piece, Rendered, TemplateSettings, we
 from stages.data.templates.tools import parse_calls, to_json
 
 __all__ = ["OwnTemplate"]
+
+HINT = "name another with `--template`, such as chatml"
+# What the probes call.
+CALLED = "is_prime"
 
 
 class OwnTemplate:
@@ -71,14 +76,23 @@ class OwnTemplate:
     @cached_property
     def _call_form(self) -> CallForm:
         """The form of calls in which the template writes them."""
+        asked, called = CALLS[2]["messages"][:2]
         for form in CALL_FORMS:
-            try:
-                text = self._own.render(spoken(CALLS[2]["messages"][:2], form), tools=tools_of(CALLS[2]))
-            except TemplateFailed:
-                continue
-            if "is_prime" in text and "7" in text.partition("is_prime")[2]:
+            text = self._tried(spoken([asked, called], form), CALLS[2])
+            without = self._tried([asked, {"role": "assistant", "content": "No."}], CALLS[2])
+            if text.count(CALLED) > without.count(CALLED):
                 return form
-        raise RowError("the chat template has no place for tool_calls: name another with `--template`, such as chatml")
+        raise RowError(f"the chat template has no place for tool_calls: {HINT}")
+
+    @cached_property
+    def _takes_tools(self) -> bool:
+        return CALLED in self._tried(spoken(CALLS[0]["messages"]), CALLS[0])
+
+    def _tried(self, messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> str:
+        try:
+            return self._own.render(messages, tools=tools_of(row))
+        except TemplateFailed:
+            return ""
 
     def _pieces(self, text: str, spans: Sequence[Span], turns: Sequence[int]) -> Iterator[Piece]:
         position = 0
@@ -95,16 +109,16 @@ class OwnTemplate:
 
     def _check_all_there(self, text: str, row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
         """What a template leaves out in silence would be lost."""
-        hint = "name another with `--template`, such as chatml"
-        for tool in tools_of(row) or []:
-            if tool.get("function", tool)["name"] not in text:
-                raise RowError(f"the chat template has no place for tools: {hint}")
+        if row.get("tools") and not self._takes_tools:
+            raise RowError(f"the chat template has no place for tools: {HINT}")
+        called: Counter[str] = Counter()
         for number, message in enumerate(messages, start=1):
             if message["role"] == "tool" and not _holds(text, message["content"]):
-                raise RowError(f"the chat template leaves out what message {number}, of a tool, says: {hint}")
+                raise RowError(f"the chat template leaves out what message {number}, of a tool, says: {HINT}")
             for call in parse_calls(message.get("tool_calls") or []):
-                if call["name"] not in text:
-                    raise RowError(f"the chat template leaves out the tool_calls of message {number}: {hint}")
+                called[call["name"]] += 1
+                if text.count(call["name"]) < called[call["name"]]:
+                    raise RowError(f"the chat template leaves out the tool_calls of message {number}: {HINT}")
 
 
 def _holds(text: str, content: str) -> bool:
