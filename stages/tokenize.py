@@ -129,9 +129,11 @@ class _Job:
 
     def run(self, codec: Codec) -> Metrics:
         """Writes all files but the facts, and counts."""
-        columns = self._columns()
-        self._write_chat_template(columns)
         streams = (self.dataset / "stream.json").is_file()
+        columns = self._columns()
+        if streams:
+            columns |= {name for row in self._first_rows(streams) for name in row}
+        self._write_chat_template(columns)
         if streams or self._encodes_later(columns):
             return self._leave_for_later(codec, streams)
         metrics: Metrics = {}

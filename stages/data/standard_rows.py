@@ -38,8 +38,11 @@ def read_standard_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
     """The rows, some at a time; what a row does not have is absent from it."""
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(path).iter_batches(ROWS_A_BATCH):
-        yield _rows(batch)
+    # By row group: iter_batches over a file keeps what it has read of it.
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            for batch in file.read_row_group(group).to_batches(ROWS_A_BATCH):
+                yield _rows(batch)
 
 
 def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
