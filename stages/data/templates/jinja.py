@@ -148,14 +148,15 @@ def _answer(meta: TemplateMeta, tools: ToolsPrompt) -> str:
         macros = f"{{%- macro thought(content, past, last) %}}\n{meta.thinking.jinja}\n{{%- endmacro %}}\n"
         content = f"thought({content}, past, last)"
     arguments = "call.arguments if call.arguments is string else call.arguments | tojson"
-    ended = "</think>\n\n" if tools.own_line else "\n"
+    ends = tools.line_ends(meta.thinking is not None)
+    ended = f" and not content.endswith({_quote(ends)})" if ends else ""
     call = _written(tools.call, {"NAME": "call.name", "ARGUMENTS": f"({arguments})"})
     return (
         f"{macros}{{%- macro answer(turn, past, last) %}}\n"
         f"{{%- set content = {content} %}}\n"
         "{{- content }}\n"
         "{%- if turn.tool_calls %}\n"
-        f"{{{{- '\\n' if content and not content.endswith({_quote(ended)}) else '' }}}}\n"
+        f"{{{{- '\\n' if content{ended} else '' }}}}\n"
         "{%- for one in turn.tool_calls %}\n"
         "{%- set call = one.function if one.function is defined else one %}\n"
         f"{call}{{{{- '' if loop.last else {_quote(tools.between_calls)} }}}}\n"

@@ -170,7 +170,7 @@ class NativeTemplate:
         if self.meta.thinking is not None:
             content = self.meta.thinking.write(content, past, last)
         if calls := turn.get("tool_calls"):
-            content = self.tools_prompt.calls(content, parse_calls(calls))
+            content = self.tools_prompt.calls(content, parse_calls(calls), thinks=self.meta.thinking is not None)
         return content
 
     def parts(self, role: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ class ToolsPrompt:
         keeps_system: the row's own system message stays in front; else it gives way.
         call: one call; {{NAME}} and {{ARGUMENTS}} are filled in.
         after_calls: behind the last call.
-        own_line: calls begin a new line even where the text before them ends with one, but for an empty thought.
+        own_line: calls begin a new line even where the text before them ends with one.
         result: what a tool returns, {{RESULT}}, as part of a question; None for a turn of its own.
         observation: where an answer ends with it, what the tool returns goes on in the same turn; empty for never.
     """
@@ -59,15 +59,19 @@ class ToolsPrompt:
         text = _filled(self.text, {"{{TOOLS}}": described, "{{NAMES}}": names})
         return f"{system}\n\n{text}" if self.keeps_system and system is not None else text
 
-    def calls(self, content: str, calls: Sequence[Mapping[str, Any]]) -> str:
-        """An answer with its calls."""
+    def calls(self, content: str, calls: Sequence[Mapping[str, Any]], *, thinks: bool = False) -> str:
+        """An answer with its calls; with `thinks`, a thought that nothing follows is no text before them."""
         written = self.between_calls.join(
             _filled(self.call, {"{{NAME}}": call["name"], "{{ARGUMENTS}}": _arguments(call["arguments"])})
             for call in calls
         )
-        ended = content.endswith("</think>\n\n" if self.own_line else "\n")
-        between = "\n" if content and not ended else ""
+        ends = self.line_ends(thinks)
+        between = "\n" if content and not (ends and content.endswith(ends)) else ""
         return f"{content}{between}{written}{self.after_calls}"
+
+    def line_ends(self, thinks: bool) -> str:
+        """What text ends with that needs no new line behind it; empty for none."""
+        return ("</think>\n\n" if thinks else "") if self.own_line else "\n"
 
     def _describe(self, tool: Mapping[str, Any]) -> str:
         function = _function(tool)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,6 +23,32 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+SCRAPS = [
+    " ", "\n", "\t", "a", "é", "七🐦", "<think>", "</think>", "<think>\n", "\n</think>\n\n", "Observation:", "Action: f", "{{x}}",
+    "{% if %}", "'", '"', "\\", "\\n", "<|im_end|>", "\r\n", "✿RESULT✿:", "<tool_call>", "\u2028",
+]  # fmt: skip
+
+
+def random_row(random: Random) -> dict[str, Any]:
+    """Scraps of what templates look for, calls, and what tools return, in any order that a row may have."""
+
+    def text() -> str:
+        return "".join(random.choice(SCRAPS) for _ in range(random.randint(0, 5)))
+
+    messages = [{"role": "system", "content": text()}] if random.random() < 0.4 else []
+    for _ in range(random.randint(1, 3)):
+        messages.append({"role": "user", "content": text()})
+        while random.random() < 0.4:
+            called = [{"name": "f", "arguments": {"x": text()}} for _ in range(random.randint(0, 2))]
+            content = text() + random.choice(["", "Observation:"])
+            calls = {"tool_calls": json.dumps(called)} if called else {}
+            messages.append({"role": "assistant", "content": content, **calls})
+            messages += [{"role": "tool", "content": text()} for _ in range(random.randint(1, 2))]
+        messages.append({"role": "assistant", "content": text() or "x"})
+    tools = json.dumps([{"name": "f", "description": text()}] * random.randint(1, 2))
+    return {"messages": messages, **({"tools": tools} if random.random() < 0.4 else {})}
 
 
 def opened(meta: TemplateMeta, own: str | None = None, **settings: Any) -> NativeTemplate:
@@ -54,6 +82,35 @@ def test_every_template_as_jinja(meta: TemplateMeta) -> None:
                 whole = jinja.render(spoken(row["messages"]), tools=tools_of(row))
                 assert whole == text or meta.thinking is not None
             assert compared >= 5
+
+
+@pytest.mark.parametrize("tools_prompt", TOOLS_PROMPTS)
+def test_random_rows(tools_prompt: str) -> None:
+    random = Random(tools_prompt)
+    num_compared = 0
+    for meta in templates():
+        native = opened(meta, tools_prompt=tools_prompt)
+        everything = opened(meta, tools_prompt=tools_prompt, loss_scale="all+react")
+        jinja = exported(native, tools=True)
+        for row in [random_row(random) for _ in range(8)]:
+            try:
+                prompt, text = native.prompt(row), native.render(row).text
+            except RowError:
+                continue
+            num_compared += 1
+            assert served_prompt(jinja, row) == prompt
+            assert text.startswith(prompt)
+            assert everything.render(row).text == text
+    assert num_compared > 150
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3"])
+def test_random_rows_as_qwens_own_writes_them(name: str, shipped: Callable[[str], ChatTemplate]) -> None:
+    chat = shipped(name)
+    native = NativeTemplate(find_template(name), {}, TemplateSettings(tools_prompt="hermes"))
+    random = Random(name)
+    for row in [random_row(random) for _ in range(100)]:
+        assert native.prompt(row) == served_prompt(chat, row)
 
 
 @pytest.mark.parametrize("name", ["llama3", "mistral_nemo", "qwen3"])
