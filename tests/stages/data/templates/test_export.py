@@ -26,8 +26,8 @@ CHATML = (
 
 
 SCRAPS = [
-    " ", "\n", "\t", "a", "é", "七🐦", "<think>", "</think>", "<think>\n", "\n</think>\n\n", "Observation:", "Action: f", "{{x}}",
-    "{% if %}", "'", '"', "\\", "\\n", "<|im_end|>", "\r\n", "✿RESULT✿:", "<tool_call>", "\u2028",
+    " ", "\n", "\t", "a", "é", "七🐦", "<think>", "</think>", "<think>\n", "\n</think>\n\n", "Observation:", "Action: f",
+    "{{x}}", "{% if %}", "'", '"', "\\", "\\n", "<|im_end|>", "\r\n", "✿RESULT✿:", "<tool_call>", "\u2028",
 ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_every_template_as_jinja(meta: TemplateMeta) -> None:
             assert compared >= 5
 
 
-@pytest.mark.parametrize("tools_prompt", TOOLS_PROMPTS)
+@pytest.mark.parametrize("tools_prompt", ["react_en", "glm4", "hermes"])
 def test_random_rows(tools_prompt: str) -> None:
     random = Random(tools_prompt)
     num_compared = 0
