@@ -26,8 +26,8 @@ CHATML = (
 
 
 SCRAPS = [
-    " ", "\n", "\t", "a", "é", "七🐦", "<think>", "</think>", "<think>\n", "\n</think>\n\n", "Observation:", "Action: f",
-    "{{x}}", "{% if %}", "'", '"', "\\", "\\n", "<|im_end|>", "\r\n", "✿RESULT✿:", "<tool_call>", "\u2028",
+    " ", "\n", "\t", "a", "é", "七🐦", "<think>", "</think>", "<think>\n", "\n</think>\n\n", "Observation:",
+    "Action: f", "{{x}}", "{% if %}", "'", '"', "\\", "\\n", "<|im_end|>", "\r\n", "✿RESULT✿:", "<tool_call>", "\u2028",
 ]  # fmt: skip
 
 
