@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stages.evaluation.harness import Score, Task
     from stages.evaluation.loss import HeldOut
     from stages.serving.engine import Engine
+    from stages.training.multimodal import MediaRows
+    from stages.training.rows import TokenRows
 
 __all__ = ["STAGE", "evaluate"]
 
@@ -88,7 +90,7 @@ def evaluate(arguments: EvaluateArguments, inputs: Inputs, out: Path, context: C
             device_map=arguments.device_map,
             attn_impl=arguments.attn_impl,
         )
-        held_out = _held_out(model, held_out_rows, arguments, context)
+        held_out = _held_out(model, held_out_rows, arguments, inputs, context)
         scores: list[Score] = []
         if tokenizer is not None:
             engine = Engine(model, tokenizer, arguments.system, use_chat_template=arguments.use_chat_template)
@@ -139,7 +141,7 @@ def _held_out_path(inputs: Inputs, tasks: list[Task], context: Context) -> Path 
 
 
 def _encoded(inputs: Inputs, context: Context) -> Path:
-    """Rows that were left to be encoded when they are needed: they are needed now."""
+    """Rows that were left to be encoded when they are needed: they are needed now, but for those with media."""
     from stages.data.encode import EncoderSettings, open_encoder
     from stages.data.encode_file import encode_file
     from stages.data.plugins import load_plugins
@@ -147,7 +149,7 @@ def _encoded(inputs: Inputs, context: Context) -> Path:
 
     source = inputs["tokens"] / "validation.parquet"
     if needs_processor(inputs["model"], inputs["tokens"]):
-        raise DataError("held-out rows with pictures are not measured yet: give `--split_dataset_ratio 0`")
+        return source
     if (plugins := inputs["tokens"] / "plugins").is_dir():
         load_plugins(plugins)
     settings = EncoderSettings.from_json((inputs["tokens"] / "encoder.json").read_text(encoding="utf-8"))
@@ -180,13 +182,36 @@ def _settle_template(tokenizer: Any, inputs: Inputs, arguments: EvaluateArgument
         )
 
 
-def _held_out(model: Any, path: Path | None, arguments: EvaluateArguments, context: Context) -> HeldOut | None:
+def _with_media(path: Path, vocabulary: int, inputs: Inputs, context: Context) -> MediaRows:
+    """Rows whose pixels are made when they are measured."""
+    from stages.data.encode import EncoderSettings
+    from stages.data.plugins import load_plugins
+    from stages.data.processor import open_media_encoder
+    from stages.training.lazy import open_standard_rows
+    from stages.training.multimodal import MediaRows
+    from stages.training.usable import Usable
+
+    if (plugins := inputs["tokens"] / "plugins").is_dir():
+        load_plugins(plugins)
+    settings = EncoderSettings.from_json((inputs["tokens"] / "encoder.json").read_text(encoding="utf-8"))
+    usable = Usable(
+        open_media_encoder(inputs["model"], settings, inputs["tokens"]), vocabulary, path.name, context.logger
+    )
+    return MediaRows(open_standard_rows(path, context.scratch / "held-out.arrow"), usable)
+
+
+def _held_out(
+    model: Any, path: Path | None, arguments: EvaluateArguments, inputs: Inputs, context: Context
+) -> HeldOut | None:
     from stages.evaluation.loss import held_out_loss
     from stages.training.rows import read_rows
 
     if path is None:
         return None
-    rows = read_rows(path, model.config.get_text_config().vocab_size)
+    vocabulary = model.config.get_text_config().vocab_size
+    rows: TokenRows | MediaRows = (
+        read_rows(path, vocabulary) if path.suffix == ".arrow" else _with_media(path, vocabulary, inputs, context)
+    )
     found = held_out_loss(model, rows, batch_size=arguments.per_device_eval_batch_size, context=context)
     context.logger.info(
         "held-out loss %.4f, perplexity %.3f (%d tokens, %d rows)",
@@ -250,7 +275,7 @@ STAGE = Stage(
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="a float model, or one quantized by bnb or gptq"),
         "tokens": Input(
             kinds=("tokens",),
-            reads=("validation.*", "encoder.json", "plugins/**", "tokens.json"),
+            reads=("validation.*", "encoder.json", "plugins/**", "media/**", "tokens.json"),
             required=False,
             help="tokenized rows; the validation rows are measured",
         ),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from stages.context import Context
+    from stages.training.multimodal import MediaRows
     from stages.training.rows import TokenRows
 
 __all__ = ["HeldOut", "held_out_loss"]
@@ -44,7 +45,7 @@ class HeldOut:
         return round(math.exp(self.loss), DECIMALS) if self.loss < math.log(1e300) else math.inf
 
 
-def held_out_loss(model: PreTrainedModel, rows: TokenRows, *, batch_size: int, context: Context) -> HeldOut:
+def held_out_loss(model: PreTrainedModel, rows: TokenRows | MediaRows, *, batch_size: int, context: Context) -> HeldOut:
     """Runs every row through the model, the longest first, rows of like length together.
 
     Logits are computed only at positions that some row of the batch has a label after.

@@ -84,7 +84,9 @@ def load_model(
         MissingPackage: the device, or the library of its quantization, is not here.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from stages.training.multimodal import load_class
 
     check_model_folder(folder)
     if quantization_of(folder) == "gptq":
@@ -92,7 +94,8 @@ def load_model(
     devices = check_device(device_map)
     dtype = getattr(torch, torch_dtype) if torch_dtype else torch.float32 if _is_cpu(devices) else "auto"
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        auto = load_class(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+        model, report = auto.from_pretrained(
             folder,
             dtype=dtype,
             device_map=devices,

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from stages.data.media_encode import COLUMNS
 from stages.data.processor import TOKEN_LEVEL
 from stages.data.rows import RowError
-from stages.errors import ModelError
+from stages.errors import DataError, ModelError
 from stages.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stages.data.media_encode import MediaEncoder
+    from stages.training.lazy import StandardRows
+    from stages.training.usable import Usable
 
-__all__ = ["check_batches", "check_collation", "collate_media", "language_part", "load_class"]
+__all__ = ["MediaRows", "check_batches", "check_collation", "collate_media", "language_part", "load_class"]
 
 ROWS_COMPARED = 4
 """So many rows are batched both ways."""
@@ -38,6 +40,41 @@ def load_class(config: Any) -> Any:
         if named in names or (names and type(config) not in AutoModelForCausalLM._model_mapping):
             return auto
     return AutoModelForCausalLM
+
+
+class MediaRows:
+    """Rows with media whose lengths are known: each is encoded once to learn it, and again when it is asked for.
+
+    Attributes:
+        lengths: tokens of each row.
+        num_tokens: of all rows.
+    """
+
+    def __init__(self, rows: StandardRows, usable: Usable) -> None:
+        """Encodes every row, and leaves out those that cannot be used.
+
+        Raises:
+            DataError: none is left.
+        """
+        self._rows, self._usable = rows, usable
+        found = ((number, usable(rows[number], number)) for number in range(len(rows)))
+        kept = [(number, len(item["input_ids"])) for number, item in found if item is not None]
+        self._numbers = [number for number, _ in kept]
+        self.lengths = [length for _, length in kept]
+        self.num_tokens = sum(self.lengths)
+        if not kept:
+            raise DataError(f"no row of {usable.name} is left: all are too long, or lack their media")
+
+    def __len__(self) -> int:
+        """Number of rows that can be used."""
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Row `index` as `collate_media` takes it."""
+        number = self._numbers[index]
+        item = self._usable(self._rows[number], number)
+        assert item is not None, number
+        return item
 
 
 def collate_media(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -34,6 +34,10 @@ def test_the_attention_kernel_is_the_one_asked_for(model: Path) -> None:
     assert load_model(model, attn_impl="eager").config._attn_implementation == "eager"
 
 
+def test_a_model_that_sees_opens_as_one(tiny_qwen2_vl: Path) -> None:
+    assert type(load_model(tiny_qwen2_vl)).__name__ == "Qwen2VLForConditionalGeneration"
+
+
 def test_a_layer_without_weights_is_not_made_up(model: Path) -> None:
     change_config(model, num_hidden_layers=3)
     with pytest.raises(ModelError, match=r"lack weights that its config.json asks for: model.layers.2.*and 6 more"):

@@ -245,6 +245,36 @@ def test_an_adapter_is_merged_into_a_model_that_sees(
     assert not torch.allclose(found, load(folder).eval()(**batch).logits, atol=1e-2)
 
 
+@pytest.mark.parametrize("model", ["tiny_qwen2_vl", "tiny_idefics3"])
+def test_held_out_rows_with_pictures_are_measured(
+    model: str, dataset: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The mean over tokens, of rows side by side; a row that lacks its picture is left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from stages.arguments import EvaluateArguments
+    from stages.context import Context
+    from stages.evaluate import evaluate
+
+    folder, rows = request.getfixturevalue(model), read(dataset)
+    pq.write_table(pa.Table.from_pylist([*rows, picture_row("media/none.png", "x")]), dataset / "validation.parquet")
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    arguments = EvaluateArguments(per_device_eval_batch_size=2)
+    metrics = evaluate(arguments, {"model": folder, "tokens": dataset}, out, Context(scratch, scratch))
+    network, total, count = load(folder), 0.0, 0
+    for item in items(open_media_encoder(folder, EncoderSettings(), dataset), rows):
+        labels = int((item["labels"][1:] != X).sum())
+        with torch.no_grad():
+            total += network(**collate_media([item])).loss.item() * labels
+        count += labels
+    assert (metrics["num_samples"], metrics["num_tokens"]) == (5, count)
+    assert metrics["eval_loss"] == pytest.approx(total / count, abs=1e-4)
+
+
 def test_text_alone_trains_a_model_that_sees(tiny_qwen2_vl: Path) -> None:
     """Rows of tokens, as tokenize writes them for rows without pictures."""
     import torch
