@@ -19,6 +19,7 @@ from stages.arguments import TrainArguments
 from stages.errors import ArgumentsError, DataError, Interrupted, MissingPackage, ModelError, UserError
 from stages.train import STAGE, can_resume, prepare
 from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
+from tests.stages.training.later import questions, write_stream
 from tests.stages.training.tokens import write_arrow
 
 VOCABULARY = 384
@@ -214,10 +215,12 @@ train(TrainArguments.model_validate_json(arguments), {"model": model, "tokens": 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lora", "full"])
+@pytest.mark.parametrize("name", ["lora", "full", "stream"])
 def test_killed(tmp_path: Path, tiny_model: Path, tokens: Path, name: str) -> None:
     """SIGKILL in the middle of the fifth step; each try is a process of its own."""
-    arguments = json.dumps(SHORT | CUT[name])
+    arguments = json.dumps(SHORT | CUT.get(name, {"lora_dropout": 0.2}))
+    if name == "stream":
+        tokens = write_stream(tmp_path / "tokens", questions(14))
 
     def start(folder: Path, wait: float) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", CHILD, folder, tiny_model, tokens, str(wait), arguments]

@@ -163,6 +163,19 @@ def test_epochs_of_a_stream_are_passes_over_its_data(tmp_path: Path, tiny_model:
     assert not metrics.keys() & {"num_rows", "num_tokens", "eval_loss"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lazy", "stream", "packed stream"])
+def test_a_process_that_loads_rows_changes_nothing(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+    """It reads ahead of what is trained on; a resume goes on after the last row that was trained on."""
+    tokens = make(kind, tmp_path / "tokens", tiny_model)
+    whole, cut = Lab(tmp_path / "whole", tiny_model, tokens), Lab(tmp_path / "cut", tiny_model, tokens)
+    undisturbed = whole.run(SHORT)
+    with pytest.raises(PowerCut):
+        cut.run(SHORT | {"dataloader_num_workers": 1}, Recorder(cut=4.5))
+    assert cut.run(SHORT | {"dataloader_num_workers": 1}) == undisturbed
+    assert digests(cut.out) == digests(whole.out)
+
+
 def test_a_stream_goes_on_from_a_given_checkpoint(tmp_path: Path, tiny_model: Path) -> None:
     tokens = write_stream(tmp_path / "tokens", ROWS)
     whole, more = Lab(tmp_path / "whole", tiny_model, tokens), Lab(tmp_path / "more", tiny_model, tokens)
