@@ -35,7 +35,7 @@ def figure(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
-        return str(value)
+        return _escaped(str(value))
     if name.endswith("_bytes"):
         return size_text(int(value))
     if name.endswith("_seconds"):
@@ -43,6 +43,14 @@ def figure(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if name.endswith(LOSSES) and abs(value) < 100 else f"{value:,.4g}"
+
+
+def _escaped(text: str) -> str:
+    """What somebody's data say is no Markdown and no HTML; what stands in backticks is none already."""
+    pieces = re.split(r"(`[^`\n]*`)", text)
+    return "".join(
+        piece if index % 2 else re.sub(r"([\\<>*_\[\]])", r"\\\1", piece) for index, piece in enumerate(pieces)
+    )
 
 
 def label(name: str) -> str:

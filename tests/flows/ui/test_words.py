@@ -44,6 +44,11 @@ def test_both_splits_stand_side_by_side_and_what_belongs_together_is_joined() ->
     assert text.count("loss") == 2
 
 
+def test_what_rows_say_is_no_markup() -> None:
+    text = facts({"first_dropped": "a.jsonl row 2: `<image>` and <b>*x*</b> [y](z)\na.jsonl row 3: my_file"})
+    assert r"`<image>` and \<b\>\*x\*\</b\> \[y\](z)<br>a.jsonl row 3: my\_file" in text
+
+
 def test_cells_stay_in_their_row() -> None:
     text = table(["a", "b"], [["one\ntwo | three", "4 s"]], right=[1])
     assert text.splitlines() == ["| a | b |", "| --- | ---: |", "| one<br>two \\| three | 4\u00a0s |"]
