@@ -296,12 +296,26 @@ def _load(folder: Path) -> Any:
 
 
 def _without_videos(own: Any) -> Any:
-    """Transformers makes every video processor with torchvision; without it, images can still be read."""
+    """A processor without its part for videos: transformers makes that with torchvision alone, which is not here."""
 
-    def attributes(cls: Any) -> list[str]:
+    def attributes(_: Any) -> list[str]:
         return [name for name in own.get_attributes() if name != "video_processor"]
 
-    body = {"get_attributes": classmethod(attributes), "needs_torchvision": True, "__init__": own.__init__}
+    others: Any = type(own.__name__, (own,), {"get_attributes": classmethod(attributes)})
+
+    def load(_: Any, *args: Any, **given: Any) -> list[Any]:
+        found = dict(zip(others.get_attributes(), others._get_arguments_from_pretrained(*args, **given), strict=True))
+        return [found.get(name) for name in own.get_attributes()]
+
+    def check(self: Any, name: str, part: Any) -> Any:
+        return None if part is None else own.check_argument_for_proper_class(self, name, part)
+
+    body = {
+        "_get_arguments_from_pretrained": classmethod(load),
+        "check_argument_for_proper_class": check,
+        "needs_torchvision": True,
+        "__init__": own.__init__,  # its signature names the parts
+    }
     return type(own.__name__, (own,), body)
 
 
