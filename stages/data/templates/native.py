@@ -72,7 +72,7 @@ class NativeTemplate:
         self._end = self.turn_end or self._suffix
         self._inner_end = self.inner_end(self._before)
         self._begin = self.begin(self.system)
-        self._fast = self.scale.plain and self.scale.base == "default" and self._simple()
+        self._fast = self.scale.plain and self._simple()
 
     def _simple(self) -> bool:
         """Whether the short way to write a row can be gone."""
@@ -220,7 +220,11 @@ class NativeTemplate:
             else:
                 return None
             asked = not asked
-        return Rendered(text, spans) if not asked else None
+        if asked:
+            return None
+        if self.scale.base != "default":
+            spans = spans[-1:] if self.scale.base == "last_round" else [Span(0, len(text), 1.0)]
+        return Rendered(text, spans)
 
 
 class _Turns:
