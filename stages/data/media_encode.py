@@ -154,7 +154,7 @@ class MediaEncoder:
 
         if not expanded.places:
             return len(expanded.ids)
-        first = int(np.searchsorted(expanded.begins, expanded.places[0].start))
+        first = int(np.argmax(expanded.begins >= expanded.places[0].start))
         added = self.processor.tokenizer.tokenizer.get_added_tokens_decoder()
         return first - 1 if first and int(expanded.ids[first - 1]) in added else first
 

@@ -194,6 +194,31 @@ def test_a_system_message_is_served_as_it_is_trained(make: Make, tiny_idefics3: 
     )
 
 
+def test_what_the_tokenizer_adds_by_itself_is_there_in_training_too(
+    make: Make, tiny_qwen2_vl: Path, folder: Path, tmp_path: Path
+) -> None:
+    """As at serving time: LLaVA's tokenizer puts <s> in front, its template does not."""
+    from tokenizers import Tokenizer, processors
+
+    model = shutil.copytree(tiny_qwen2_vl, tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing("<|endoftext|> $0", None, [("<|endoftext|>", 0)])
+    tokenizer.save(str(model / "tokenizer.json"))
+    config = json.loads((model / "tokenizer_config.json").read_text()) | {"bos_token": "<|endoftext|>"}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    encoder = make(model)
+    row = picture_row("media/red.png", "red")
+    parts = [{"type": "image", "path": str(folder / "media" / "red.png")}, {"type": "text", "text": "what is it?"}]
+    served = encoder.processor.processor.apply_chat_template(
+        [{"role": "user", "content": parts}], tokenize=True, return_dict=True, add_generation_prompt=True
+    )["input_ids"][0]
+    encoded = encoder.encode(row)
+    assert encoded.input_ids.tolist()[: len(served)] == served
+    assert served[0] == 0
+    assert text_of(encoder, encoded).startswith("<|endoftext|><|im_start|>system")
+    assert trained(encoder, encoded) == ["red<|im_end|>"]
+
+
 def test_weights_stay_with_their_words(make: Make) -> None:
     from stages.data.encode import NOT_TRAINED
 
