@@ -169,11 +169,9 @@ class _Writer:
         if not self._by_markup:
             settings = replace(settings, template_backend="jinja")
         self.template = open_template(settings, tokenizer)
-        exported = self.template.chat_template()
-        if exported is not None and (tokenizer.template is None or tokenizer.template.text not in exported):
-            raise ArgumentsError(
-                f"`--template {settings.template}` has no place for images: drop it, and the model's own is used"
-            )
+        exported, own = self.template.chat_template(), tokenizer.template
+        # What would be served, a template of ours, writes no media.
+        self._refused = settings.template if exported and (own is None or own.text not in exported) else None
         self._processor, self._bos = processor, processor.bos_token
 
     def write(self, row: Mapping[str, Any], answer: str | None) -> tuple[str, list[Span], bool]:
@@ -187,6 +185,8 @@ class _Writer:
 
     def _markup(self, match: Any) -> str:
         tag: str = match.group()
+        if self._refused is not None:
+            raise ArgumentsError(f"`--template {self._refused}` has no place for {tag}: drop it for the model's own")
         own: Any = self._processor.tokenizer.template
         token = getattr(self._processor.processor, f"{match.group(1)}_token", None)
         markup = own.markup(tag) if own is not None else token

@@ -172,8 +172,12 @@ def test_training_reads_what_serving_reads(
 
 def test_a_template_that_has_no_place_for_pictures(make: Make) -> None:
     """What would be served is another text than what is trained: a chat template of Martlet's own writes no images."""
-    with pytest.raises(ArgumentsError, match="`--template chatml` has no place for images: drop it, and the model's o"):
-        make(template=TemplateSettings(template="chatml"))
+    encoder = make(template=TemplateSettings(template="chatml"))
+    with pytest.raises(
+        ArgumentsError, match="`--template chatml` has no place for <image>: drop it for the model's own"
+    ):
+        encoder.encode_row(picture_row("media/red.png", "red"))
+    assert read(encoder, {"messages": talk("it?", "red")})[1] == ["red<|im_end|>"]
 
 
 def test_a_system_message_is_served_as_it_is_trained(make: Make, tiny_idefics3: Path) -> None:
@@ -495,7 +499,13 @@ def test_tokenize_hands_rows_with_pictures_on(model: str, folder: Path, request:
             r"row 1: images\[0\] 'media/none.png' is missing: no su",
         ),
         ("tiny_qwen2_vl", "red", {"lazy_tokenize": False}, DataError, "drop `--lazy_tokenize false`"),
-        ("tiny_qwen2_vl", "red", {"template": "chatml"}, ArgumentsError, "`--template chatml` has no place for images"),
+        (
+            "tiny_qwen2_vl",
+            "red",
+            {"template": "chatml"},
+            ArgumentsError,
+            "`--template chatml` has no place for <image>",
+        ),
     ],
 )
 def test_tokenize_refuses(
