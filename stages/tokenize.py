@@ -131,9 +131,7 @@ class _Job:
         """Writes all files but the facts, and counts."""
         streams = (self.dataset / "stream.json").is_file()
         columns = self._columns()
-        if streams:
-            columns |= {name for row in self._first_rows(streams) for name in row}
-        self._write_chat_template(columns)
+        self._write_chat_template(streams)
         if streams or self._encodes_later(columns):
             return self._leave_for_later(codec, streams)
         metrics: Metrics = {}
@@ -163,8 +161,13 @@ class _Job:
             raise DataError(f"rows with {' and '.join(media)} are encoded when they are needed: drop `{flag}`")
         return bool(media) if lazy is None else lazy
 
-    def _write_chat_template(self, columns: set[str]) -> None:
-        text = self.template.chat_template(tools="tools" in columns)
+    def _write_chat_template(self, streams: bool) -> None:
+        from stages.data.standard_rows import uses_tools
+        from stages.data.templates import conversation
+
+        tools = any(uses_tools(path) for path in self.dataset.glob("*.parquet"))
+        tools = tools or (streams and any(conversation.uses_tools(row) for row in self._first_rows(streams)))
+        text = self.template.chat_template(tools=tools)
         if text is not None:
             (self.out / TEMPLATE).write_text(text, encoding="utf-8")
 

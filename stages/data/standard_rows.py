@@ -11,7 +11,7 @@ from stages.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["columns_of", "read_standard_rows"]
+__all__ = ["columns_of", "read_standard_rows", "uses_tools"]
 
 ROWS_A_BATCH = 1024
 
@@ -32,6 +32,22 @@ def columns_of(path: Path) -> list[str]:
     if "messages" not in names:
         raise DataError(f"{path.name} holds no standard rows: make them with the stage preprocess")
     return names
+
+
+def uses_tools(path: Path) -> bool:
+    """Whether any row has tools, calls one, or has a turn of one."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        messages = file.schema_arrow.field("messages").type.value_type
+        if "tools" in file.schema_arrow.names or any(field.name == "tool_calls" for field in messages):
+            return True
+        for group in range(file.num_row_groups):
+            turns = file.read_row_group(group, ["messages"]).column(0).combine_chunks().flatten()
+            if pc.any(pc.equal(turns.field("role"), "tool")).as_py():
+                return True
+    return False
 
 
 def read_standard_rows(path: Path) -> Iterator[list[dict[str, Any]]]:

@@ -272,3 +272,60 @@ def test_tokens_stay_cached_when_only_the_weights_change(store: LocalStore, mode
     assert (tokens().status, tokens().artifact) == ("cached", first.artifact)
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
     assert tokens().status == "ran"
+
+
+def test_a_tool_turn_without_tools_is_exported_too(model: Path, tmp_path: Path) -> None:
+    tool = [*ONE, {"role": "tool", "content": "red"}, {"role": "assistant", "content": "blue"}]
+    out, metrics = run(
+        model, write_rows(tmp_path / "rows", [ONE, tool]), tmp_path, template="chatml", tools_prompt="hermes"
+    )
+    assert metrics["train_rows"] == 2
+    assert "tool_response" in (out / "chat_template.jinja").read_text()
+    assert "<tool_response>\nred\n</tool_response>" in texts(model, out / "train.arrow")[1][0]
+
+
+@pytest.mark.parametrize(("packing", "packs"), [(True, [[2], [1, 0]]), (False, None)])
+def test_packs(model: Path, tmp_path: Path, packing: bool, packs: list[list[int]] | None) -> None:
+    rows = [[ONE[0], {"role": "assistant", "content": "sky " * n}] for n in (3, 20, 30)]
+    alone, _ = run(model, write_rows(tmp_path / "rows", rows), tmp_path)
+    lengths = read_tokens(alone / "train.arrow")["length"].to_pylist()
+    out, metrics = run(model, tmp_path / "rows", tmp_path, packing=packing, max_length=lengths[0] + lengths[1])
+    if packs is None:
+        assert not (out / "train_packs.arrow").exists()
+        return
+    assert read_tokens(out / "train_packs.arrow")["rows"].to_pylist() == packs
+    assert metrics["train_packs"] == 2
+    assert metrics["packs_filled"] == round(sum(lengths) / (2 * (lengths[0] + lengths[1])), 4)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_that_are_encoded_later_go_on_with_all_that_it_takes(model: Path, tmp_path: Path, streaming: bool) -> None:
+    import logging
+
+    from stages.arguments import PreprocessArguments
+    from stages.data.encode import EncoderSettings, open_encoder
+    from stages.preprocess import prepare, preprocess
+
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"messages": ONE}) + "\n" for _ in range(5)))
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    if streaming:
+        prepared = prepare(PreprocessArguments(dataset=[str(source)], streaming=True))
+        (tmp_path / "work").mkdir()
+        (tmp_path / "in").mkdir()
+        shutil.copy(source, tmp_path / "in")
+        context = Context(tmp_path / "work", tmp_path / "work", logging.getLogger("test"))
+        preprocess(prepared.arguments, {"dataset": tmp_path / "in"}, dataset, context)
+    else:
+        write_rows(dataset, [ONE, [*ONE[:1], {"role": "assistant", "content": ""}]], [ONE])
+    out, metrics = run(model, dataset, tmp_path, lazy_tokenize=None if streaming else True, max_length=64)
+    assert not (out / "train.arrow").exists()
+    assert (out / ("stream.json" if streaming else "validation.parquet")).exists()
+    assert metrics["rows_tried"] == (5 if streaming else 2)
+    settings = EncoderSettings.from_json((out / "encoder.json").read_text())
+    assert settings.max_length == 64
+    encoded = open_encoder(model, settings).encode_row({"messages": ONE})
+    eager, _ = run(model, write_rows(tmp_path / "eager", [ONE]), tmp_path, max_length=64)
+    assert not isinstance(encoded, str)
+    assert encoded.input_ids.tolist() == read_tokens(eager / "train.arrow")["input_ids"][0].as_py()
