@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -17,17 +18,27 @@ from werkzeug.serving import make_server
 Start = Callable[..., Any]
 
 
+CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")
+
+
 class Logged:
-    """A WSGI application, and a line for each of its answers."""
+    """A WSGI application, and a line for each of its answers.
+
+    Conditional writes are made one after the other: S3 promises that of two that try to create an object one succeeds,
+    and moto, which looks first and writes then, in several threads, does not keep the promise by itself.
+    """
 
     def __init__(self, application: Any, log: str) -> None:
         self.application = application
         self.file = open(log, "a", buffering=1)  # noqa: PTH123, SIM115 - open as long as the process lives
         self.writing = threading.Lock()
+        self.changing = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        answer = self.application(environ, start)
-        content = b"".join(answer)
+        writes = environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")
+        conditional = any(name in environ for name in CONDITIONS) or environ["REQUEST_METHOD"] == "DELETE"
+        with self.changing if writes and conditional else nullcontext():
+            content = b"".join(self.application(environ, start))
         query = f"?{environ['QUERY_STRING']}" if environ["QUERY_STRING"] else ""
         words = (environ["REMOTE_ADDR"], environ["REQUEST_METHOD"], environ["PATH_INFO"] + query)
         with self.writing:  # before the client knows that it was answered
