@@ -135,7 +135,7 @@ class _Run:
 
         set_seed(self.arguments.seed)
         model = load_model(self.tuner.weights(self.base, self.start.checkpoint), self.arguments, self.precision)
-        if "num_packs" in self.feed.facts:
+        if self.feed.packed:
             check_isolation(model)
         model = self.tuner.prepare(model)
         if self.start.checkpoint is not None and (self.start.finished or not self.start.resumes):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.training.rows import IGNORED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 __all__ = ["OF_TEXT", "collate", "join", "split_by_length"]
 
@@ -48,35 +52,39 @@ def collate(rows: Sequence[Mapping[str, Any]], multiple: int = 1) -> dict[str, A
     Rows of a stream have a `place`; the batch's is that of its last row.
     With a multiple there is no mask: devices that share a row take none, and what follows a row is seen by no label.
     """
+    import numpy as np
     import torch
 
     if any(not OF_TEXT.issuperset(row) for row in rows):
         return _collate_media(rows)
     lengths = [len(row["input_ids"]) for row in rows]
-    packed = "position_ids" in rows[0]
-    shape = (len(rows), -(-max(lengths) // multiple) * multiple)
+    longest = -(-max(lengths) // multiple) * multiple
+    # Rows are put in place by numpy: of views that must not be written to, torch makes a copy first.
     batch = {
-        "input_ids": torch.zeros(shape, dtype=torch.long),
-        "labels": torch.full(shape, IGNORED, dtype=torch.long),
-        "position_ids" if packed else "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "input_ids": _padded([row["input_ids"] for row in rows], longest, 0, np.int64),
+        "labels": _padded([row["labels"] for row in rows], longest, IGNORED, np.int64),
     }
+    if "position_ids" in rows[0]:
+        fillers = [np.arange(longest - length) for length in lengths]
+        whole = [np.concatenate([row["position_ids"], more]) for row, more in zip(rows, fillers, strict=True)]
+        batch["position_ids"] = _padded(whole, longest, 0, np.int64)
+    elif multiple == 1 and len(set(lengths)) > 1:
+        batch["attention_mask"] = _padded([np.ones(length) for length in lengths], longest, 0, np.int64)
     if any("loss_scale" in row for row in rows):
-        batch["loss_scale"] = torch.ones(shape, dtype=torch.float32)
-    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        batch["input_ids"][index, :length] = torch.tensor(row["input_ids"])
-        batch["labels"][index, :length] = torch.tensor(row["labels"])
-        if packed:
-            batch["position_ids"][index, :length] = torch.tensor(row["position_ids"])
-            batch["position_ids"][index, length:] = torch.arange(shape[1] - length)
-        else:
-            batch["attention_mask"][index, :length] = 1
-        if "loss_scale" in row:
-            batch["loss_scale"][index, :length] = torch.tensor(row["loss_scale"])
-    if not packed and (multiple > 1 or len(set(lengths)) == 1):
-        del batch["attention_mask"]
+        batch["loss_scale"] = _padded([row.get("loss_scale", ()) for row in rows], longest, 1, np.float32)
     if "place" in rows[-1]:
         batch["place"] = torch.tensor(rows[-1]["place"])
     return batch
+
+
+def _padded(rows: Sequence[Any], length: int, filler: int, kind: type[np.generic]) -> Tensor:
+    import numpy as np
+    import torch
+
+    whole = np.full((len(rows), length), filler, dtype=kind)
+    for index, row in enumerate(rows):
+        whole[index, : len(row)] = row
+    return torch.from_numpy(whole)
 
 
 def _collate_media(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Feed:
         place: how far a stream has been read; None where rows have numbers.
         resumes_from: the checkpoint whose random state is to be taken up with the first rows.
         weighted: whether tokens have weights.
+        packed: whether rows are put together.
     """
 
     train: Any
@@ -76,6 +77,7 @@ class Feed:
     place: Place | None = None
     resumes_from: Path | None = None
     weighted: bool = False
+    packed: bool = False
 
     def reached(self, place: Any) -> None:
         """A batch of the stream has been trained on; `place` is a tensor, None where rows have numbers."""
@@ -170,8 +172,7 @@ def open_feed(arguments: TrainArguments, tokens: Path, base: Path, vocabulary: i
     if arguments.eval_strategy != "no":
         feed.validation = _validation(tokens, encoder, vocabulary, context)
     feed.weighted = feed.weighted or bool(getattr(encoder, "weighted", False))
-    packed = "num_packs" in feed.facts or getattr(feed.train, "pack_length", None) is not None
-    check_shared_rows(arguments, packed=packed, weighted=feed.weighted)
+    check_shared_rows(arguments, packed=feed.packed, weighted=feed.weighted)
     feed.template = tokens / TEMPLATE if (tokens / TEMPLATE).is_file() else None
     return feed
 
@@ -188,7 +189,7 @@ def _numbered(tokens: Path, vocabulary: int) -> Feed:
         return Feed(rows, described=f"{len(rows)} rows, {counted}", facts=facts, weighted=weighted)
     packs = read_packs(tokens / "train_packs.arrow", rows)
     described = f"{len(rows)} rows in {len(packs)} packs, {counted}"
-    return Feed(packs, described=described, facts=facts | {"num_packs": len(packs)}, weighted=weighted)
+    return Feed(packs, described=described, facts=facts | {"num_packs": len(packs)}, weighted=weighted, packed=True)
 
 
 def _validation(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> Any:
@@ -248,4 +249,4 @@ def _stream(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary:
     raw = RowStream.open(tokens, logger=context.logger, scratch=context.scratch / "media")
     rows = make_stream(raw, usable, pack_length)
     described = "a stream of rows" if pack_length is None else f"a stream of rows, in packs of {pack_length} tokens"
-    return Feed(rows, described=described, place=Place())
+    return Feed(rows, described=described, place=Place(), packed=pack_length is not None)

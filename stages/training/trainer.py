@@ -124,7 +124,9 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     def _weighted_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         smoothing = self.args.label_smoothing_factor
-        return weighted_loss(outputs.logits, labels, self._scale, num_items_in_batch, label_smoothing=smoothing)
+        loss = weighted_loss(outputs.logits, labels, self._scale, num_items_in_batch, label_smoothing=smoothing)
+        balance = outputs.get("aux_loss")  # of a mixture of experts, which a model adds only to a loss of its own
+        return loss if balance is None else loss + self.model.config.router_aux_loss_coef * balance
 
     def _maybe_log_save_evaluate(
         self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any

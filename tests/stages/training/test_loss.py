@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.training.loss import weighted_loss
 from stages.training.rows import IGNORED
+from tests.stages.training.lab import SHORT, Lab
+from tests.stages.training.tokens import write_arrow
 
 X = IGNORED
 LABELS = [[X, 3, X, 4, 1], [2, X, 0, 6, X]]
@@ -85,3 +88,25 @@ def test_nothing_to_train_is_no_loss() -> None:
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
+
+
+def test_a_mixture_of_experts_keeps_its_balance(tmp_path: Path) -> None:
+    """Weights of 1 change nothing, for a model that adds something to its own loss."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_local_experts": 4, "num_key_value_heads": 2, "output_router_logits": True}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("mixtral", vocab_size=384, router_aux_loss_coef=0.5, **sizes, **experts)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    rows = {"input_ids": [[1, 2, 3, 4], [5, 6, 7]], "labels": [[X, 2, 3, 4], [X, X, 7]]}
+    losses = []
+    for name, more in (("plain", {}), ("weighted", {"loss_scale": [[0, 1, 1, 1], [0, 0, 1]]})):
+        (tmp_path / name).mkdir()
+        write_arrow(tmp_path / name / "train.arrow", rows | more)
+        lab = Lab(tmp_path / f"{name}-run", tmp_path / "model", tmp_path / name)
+        short = {"max_steps": 1, "gradient_accumulation_steps": 1, "target_modules": ["q_proj"]}
+        losses.append(lab.run(SHORT | short)["train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[0] > math.log(384) + 0.4
