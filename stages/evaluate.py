@@ -144,8 +144,8 @@ def _encoded(inputs: Inputs, context: Context) -> Path:
     """Rows that were left to be encoded when they are needed: they are needed now, but for those with media."""
     from stages.data.encode import EncoderSettings, open_encoder
     from stages.data.encode_file import encode_file
+    from stages.data.media_encode import needs_processor
     from stages.data.plugins import load_plugins
-    from stages.data.processor import needs_processor
 
     source = inputs["tokens"] / "validation.parquet"
     if needs_processor(inputs["model"], inputs["tokens"]):
@@ -185,8 +185,8 @@ def _settle_template(tokenizer: Any, inputs: Inputs, arguments: EvaluateArgument
 def _with_media(path: Path, vocabulary: int, inputs: Inputs, context: Context) -> MediaRows:
     """Rows whose pixels are made when they are measured."""
     from stages.data.encode import EncoderSettings
+    from stages.data.media_encode import open_media_encoder
     from stages.data.plugins import load_plugins
-    from stages.data.processor import open_media_encoder
     from stages.training.lazy import open_standard_rows
     from stages.training.multimodal import MediaRows
     from stages.training.usable import Usable

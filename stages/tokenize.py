@@ -20,7 +20,7 @@ from stages.data.chat_template import PINNED_DATE
 from stages.data.encode import EncoderSettings, template_settings
 from stages.errors import DataError
 from stages.links import link_tree
-from stages.sources.model_folder import TOKENIZER_FILES
+from stages.sources.model_folder import PROCESSOR_FILES, TOKENIZER_FILES
 from stages.stage import Input, Inputs, Metrics, Prepared, Stage
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ class _Job:
 
     def _row_encoder(self, codec: Codec) -> Any:
         """Text rows by the tokenizer, rows with media by the model's processor."""
-        from stages.data.processor import needs_processor, open_media_encoder
+        from stages.data.media_encode import needs_processor, open_media_encoder
 
         if not needs_processor(self.inputs["model"], self.dataset, packing=self.arguments.packing):
             return self._encoder(codec).encode_row
@@ -357,7 +357,7 @@ STAGE = Stage(
         ),
         "model": Input(
             kinds=("model",),
-            reads=(*TOKENIZER_FILES, "*preprocessor_config.json", "processor_config.json"),
+            reads=(*TOKENIZER_FILES, *PROCESSOR_FILES),
             help="its tokenizer and chat template are read",
         ),
         "plugins": Input(kinds=("files",), required=False, help="Python files that register templates or loss scales"),

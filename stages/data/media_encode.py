@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from stages.data.encode import NOT_TRAINED, EncodedRow
+from stages.data.encode import NOT_TRAINED, EncodedRow, EncoderSettings
 from stages.data.grounding import choose_notation, ground
 from stages.data.images import local_path, open_images, rescale
 from stages.data.media_template import TAG
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "MediaEncoder", "Written"]
+__all__ = ["COLUMNS", "MediaEncoder", "Written", "needs_processor", "open_media_encoder"]
 
 COLUMNS = ("images", "videos", "audios")
 END = 1 << 62
@@ -221,3 +221,43 @@ def _moved(spans: Sequence[Span], expanded: Expanded) -> list[Span]:
         shift += place.length - (place.end - place.start)
         last = place.end
     return moved
+
+
+def needs_processor(model: Path, artifact: Path, *, packing: bool = False) -> bool:
+    """Whether rows that are encoded when they are needed go through the model's processor.
+
+    Args:
+        model: its folder.
+        artifact: holds the rows. Those of a stream may have media, which nobody knows before they are read.
+        packing: whether rows are put together, which those with media cannot be.
+    """
+    from stages.data.standard_rows import columns_of
+    from stages.sources.model_folder import has_processor
+
+    if (artifact / "stream.json").is_file():
+        return has_processor(model) and not packing
+    return any(set(COLUMNS) & set(columns_of(path)) for path in sorted(artifact.glob("*.parquet")))
+
+
+def open_media_encoder(folder: Path, settings: EncoderSettings, dataset: Path) -> MediaEncoder:
+    """The encoder of a model folder for rows with media.
+
+    Args:
+        folder: of the model.
+        settings: how rows are encoded.
+        dataset: the artifact that holds the rows and their media.
+
+    Raises:
+        ModelError: the model has no processor, or one that does not take what the rows have.
+        MissingPackage: the processor, or one of the media, needs a package that is not installed.
+    """
+    from stages.data.processor import open_processor
+    from stages.data.standard_rows import columns_of
+
+    found = {name for path in sorted(dataset.glob("*.parquet")) for name in columns_of(path)}
+    processor = open_processor(folder, [name for name in COLUMNS if name in found])
+    encoder = MediaEncoder(
+        processor, settings.template, dataset, settings.max_length, settings.truncation, settings.max_pixels
+    )
+    encoder.writer  # noqa: B018 - a template that fails is said now
+    return encoder

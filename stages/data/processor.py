@@ -16,29 +16,20 @@ from stages.data.media_template import MediaTemplate
 from stages.data.rows import RowError
 from stages.data.tokenizer import ModelTokenizer, load_tokenizer
 from stages.errors import MissingPackage, ModelError
-from stages.sources.model_folder import read_json
+from stages.sources.model_folder import has_processor, read_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from stages.data.encode import EncoderSettings
-    from stages.data.media_encode import MediaEncoder
-
 __all__ = [
-    "PROCESSOR_FILES",
     "Expanded",
     "Media",
     "ModelProcessor",
-    "has_processor",
-    "needs_processor",
-    "open_media_encoder",
     "open_processor",
 ]
 
-PROCESSOR_FILES = ("*preprocessor_config.json", "processor_config.json")
-"""Globs of what a processor is described by, beside the tokenizer's files."""
 
 TOKEN_LEVEL = ("attention_mask", "mm_token_type_ids", "token_type_ids", "cross_attention_mask")
 """Tensors that have something for each token in their second dimension."""
@@ -197,11 +188,6 @@ class ModelProcessor:
         return dict(out)
 
 
-def has_processor(folder: Path) -> bool:
-    """Whether a model folder describes a processor."""
-    return any(next(folder.glob(glob), None) for glob in PROCESSOR_FILES)
-
-
 def open_processor(folder: Path, columns: Sequence[str] = ()) -> ModelProcessor:
     """Opens the processor of a model folder.
 
@@ -235,46 +221,6 @@ def open_processor(folder: Path, columns: Sequence[str] = ()) -> ModelProcessor:
     opened = ModelProcessor(processor, tokenizer, str(config.get("model_type")))
     opened.check_takes(columns)
     return opened
-
-
-def needs_processor(model: Path, artifact: Path, *, packing: bool = False) -> bool:
-    """Whether rows that are encoded when they are needed go through the model's processor.
-
-    Args:
-        model: its folder.
-        artifact: holds the rows. Those of a stream may have media, which nobody knows before they are read.
-        packing: whether rows are put together, which those with media cannot be.
-    """
-    from stages.data.media_encode import COLUMNS
-    from stages.data.standard_rows import columns_of
-
-    if (artifact / "stream.json").is_file():
-        return has_processor(model) and not packing
-    return any(set(COLUMNS) & set(columns_of(path)) for path in sorted(artifact.glob("*.parquet")))
-
-
-def open_media_encoder(folder: Path, settings: EncoderSettings, dataset: Path) -> MediaEncoder:
-    """The encoder of a model folder for rows with media.
-
-    Args:
-        folder: of the model.
-        settings: how rows are encoded.
-        dataset: the artifact that holds the rows and their media.
-
-    Raises:
-        ModelError: the model has no processor, or one that does not take what the rows have.
-        MissingPackage: the processor, or one of the media, needs a package that is not installed.
-    """
-    from stages.data.media_encode import COLUMNS, MediaEncoder
-    from stages.data.standard_rows import columns_of
-
-    found = {name for path in sorted(dataset.glob("*.parquet")) for name in columns_of(path)}
-    processor = open_processor(folder, [name for name in COLUMNS if name in found])
-    encoder = MediaEncoder(
-        processor, settings.template, dataset, settings.max_length, settings.truncation, settings.max_pixels
-    )
-    encoder.writer  # noqa: B018 - a template that fails is said now
-    return encoder
 
 
 def _load(folder: Path) -> Any:

@@ -73,7 +73,7 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
 def _template(folder: Path, text: str, special: Mapping[str, str]) -> ChatTemplate:
     """The template of a model that sees may read nothing but parts."""
     from stages.data.media_template import MediaTemplate
-    from stages.data.processor import has_processor
+    from stages.sources.model_folder import has_processor
 
     return MediaTemplate(text, special, tags=False) if has_processor(folder) else ChatTemplate(text, special)
 

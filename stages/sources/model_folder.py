@@ -16,10 +16,12 @@ from stages.links import link_or_copy
 __all__ = [
     "MODEL_FILES",
     "PICKLES",
+    "PROCESSOR_FILES",
     "TOKENIZER_FILES",
     "ModelFacts",
     "check_model_folder",
     "choose_model_files",
+    "has_processor",
     "link_model_files",
 ]
 
@@ -36,14 +38,16 @@ TOKENIZER_FILES = (
 )
 """Globs of what a model's tokenizer needs."""
 
+PROCESSOR_FILES = ("*preprocessor_config.json", "processor_config.json")
+"""Globs of what describes how a model takes images, videos and audios."""
+
 MODEL_FILES = (
     *TOKENIZER_FILES,
     "generation_config.json",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
-    "*preprocessor_config.json",
-    "processor_config.json",
+    *PROCESSOR_FILES,
     "LICENSE*",
     "NOTICE*",
 )
@@ -90,6 +94,11 @@ def choose_model_files(names: Iterable[str], model: str) -> list[str]:
             )
         raise ModelError(f"{model} has no weights: model.safetensors or {INDEX} is missing")
     return chosen
+
+
+def has_processor(folder: Path) -> bool:
+    """Whether a model folder describes a processor."""
+    return any(next(folder.glob(glob), None) for glob in PROCESSOR_FILES)
 
 
 def link_model_files(source: Path, out: Path) -> list[str]:

@@ -205,8 +205,8 @@ def _validation(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabul
 def _open_encoder(arguments: TrainArguments, tokens: Path, base: Path) -> RowEncoder | MediaEncoder | None:
     """Rows with media are encoded by the model's processor; those of a stream may be such, if the model has one."""
     from stages.data.encode import EncoderSettings, open_encoder
+    from stages.data.media_encode import needs_processor, open_media_encoder
     from stages.data.plugins import load_plugins
-    from stages.data.processor import needs_processor, open_media_encoder
     from stages.training.multimodal import check_batches
 
     if not (tokens / "encoder.json").is_file():

@@ -14,8 +14,8 @@ import pytest
 from stages.data.encode import EncodedRow, EncoderSettings
 from stages.data.grounding import Notation, choose_notation, ground
 from stages.data.images import open_images, rescale
-from stages.data.media_encode import MediaEncoder
-from stages.data.processor import open_media_encoder, open_processor
+from stages.data.media_encode import MediaEncoder, open_media_encoder
+from stages.data.processor import open_processor
 from stages.data.rows import RowError
 from stages.data.templates import TemplateSettings
 from stages.data.tokenizer import load_tokenizer

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from stages.data.encode import EncoderSettings
-from stages.data.media_encode import MediaEncoder
-from stages.data.processor import needs_processor, open_media_encoder
+from stages.data.media_encode import MediaEncoder, needs_processor, open_media_encoder
 from stages.errors import ModelError
 from stages.training.multimodal import (
     check_batches,
