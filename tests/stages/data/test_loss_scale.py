@@ -133,3 +133,11 @@ def test_a_scale_of_ones_own() -> None:
     for name, message in (("shouting", "already"), ("all", "already"), ("a+b", "a plus sign joins names")):
         with pytest.raises(ArgumentsError, match=message):
             register_loss_scale(name, by_keyword({"x": (1.0, 1.0)}))
+
+
+def test_the_names_are_those_that_the_arguments_take() -> None:
+    from stages.arguments.template import LOSS_SCALES
+
+    for name in LOSS_SCALES:
+        assert LossScale.parse(name).name == name
+    assert {name for name in loss_scales() if name != "shouting"} <= set(LOSS_SCALES), "shouting is a test's own"
