@@ -44,8 +44,8 @@ def uses_tools(path: Path) -> bool:
         if "tools" in file.schema_arrow.names or any(field.name == "tool_calls" for field in messages):
             return True
         for group in range(file.num_row_groups):
-            turns = file.read_row_group(group, ["messages"]).column(0).combine_chunks().flatten()
-            if pc.any(pc.equal(turns.field("role"), "tool")).as_py():
+            roles = file.read_row_group(group, ["messages.list.element.role"]).column(0)
+            if pc.any(pc.equal(pc.struct_field(pc.list_flatten(roles), "role"), "tool")).as_py():
                 return True
     return False
 
