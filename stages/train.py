@@ -116,6 +116,8 @@ class _Run:
                 trainer.evaluate()
         except StopValidation:
             pass
+        if left_out := self.feed.num_left_out:
+            self.context.logger.warning("train: rows were left out %d times", left_out)
         if report.stopped:
             done = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
             raise Interrupted(f"train: stopped at {done}; the same command goes on from its last checkpoint")
@@ -128,6 +130,7 @@ class _Run:
         from transformers import set_seed
 
         from stages.training.loading import load_model
+        from stages.training.optimizers import choose_optimizer
         from stages.training.packs import check_isolation
         from stages.training.progress import make_callbacks
         from stages.training.settings import writes_tensorboard
@@ -140,9 +143,12 @@ class _Run:
         model = self.tuner.prepare(model)
         if self.start.checkpoint is not None and (self.start.finished or not self.start.resumes):
             self.tuner.load(model, self.start.checkpoint)
+            if self.start.finished:
+                self.tuner.load_state(model, self.start.checkpoint)
         runs = self.context.attachments / "runs" if writes_tensorboard(self.arguments) else None
         report, callbacks = make_callbacks(self.context, runs)
-        trainer = make_trainer(model, self.settings, self.tuner, self.checkpoints, self.feed, callbacks)
+        optimizers = choose_optimizer(self.arguments)
+        trainer = make_trainer(model, self.settings, self.tuner, self.checkpoints, self.feed, callbacks, optimizers)
         return trainer, report
 
     def _train(self, trainer: Any) -> None:

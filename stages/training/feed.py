@@ -79,6 +79,11 @@ class Feed:
     weighted: bool = False
     packed: bool = False
 
+    @property
+    def num_left_out(self) -> int:
+        """How often a row that was encoded for training could not be used."""
+        return int(getattr(getattr(self.train, "usable", None), "num_left_out", 0))
+
     def reached(self, place: Any) -> None:
         """A batch of the stream has been trained on; `place` is a tensor, None where rows have numbers."""
         if place is not None:

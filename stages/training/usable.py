@@ -19,7 +19,11 @@ NAMED = 10
 
 
 class Usable:
-    """Encodes rows, and names those that are too long, have nothing to train or cannot be encoded."""
+    """Encodes rows, and names those that are too long, have nothing to train or cannot be encoded.
+
+    Attributes:
+        num_left_out: how often a row could not be used.
+    """
 
     def __init__(self, encoder: RowEncoder | MediaEncoder, vocabulary: int, name: str, logger: logging.Logger) -> None:
         """Nothing is encoded yet.
@@ -31,7 +35,8 @@ class Usable:
             logger: is told of the first ten.
         """
         self.encoder, self.vocabulary, self.name, self.logger = encoder, vocabulary, name, logger
-        self._unusable: set[int] = set()
+        self.num_left_out = 0
+        self._named: set[int] = set()
 
     def __call__(self, row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
         """The row as a trainer takes it, or None if it cannot be trained.
@@ -49,7 +54,8 @@ class Usable:
             check_ids(encoded.input_ids, f"{self.name} row {number}", self.vocabulary)
             if trains(item):
                 return item
-        if len(self._unusable) < NAMED and number not in self._unusable:
-            self._unusable.add(number)
+        self.num_left_out += 1
+        if len(self._named) < NAMED and number not in self._named:
+            self._named.add(number)
             self.logger.warning("train: %s row %d is left out: %s", self.name, number, reason or "nothing to train")
         return None

@@ -47,6 +47,7 @@ def test_a_row_that_is_dropped_is_the_next_one(tmp_path: Path, encoder: Any, cap
     rows[2] = rows[3] = rows[5] = ("what?", LONG)
     found = lazy(tmp_path, rows, encoder)
     texts = [found[index]["input_ids"].tolist() for index in range(6)]
+    assert found.usable.num_left_out == 2 + 1 + 1
     assert texts[2] == texts[3] == texts[4]
     assert texts[5] == texts[0]
     assert texts == [found[index]["input_ids"].tolist() for index in range(6)]
