@@ -98,6 +98,7 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
         arguments.truncation_strategy,
         arguments.max_pixels,
         arguments.packing,
+        arguments.strict,
     )
     _warn(template, model, context)
     job = _Job(arguments, inputs, out, context, model, template, settings)

@@ -55,6 +55,7 @@ class EncoderSettings:
         truncation: `left` keeps the last max_length tokens of a longer row, `delete` drops it.
         max_pixels: of an image; None for as many as it has.
         packing: whether train puts rows of a stream together, up to max_length.
+        strict: whether a row that cannot be rendered ends training.
     """
 
     template: TemplateSettings = field(default_factory=TemplateSettings)
@@ -62,6 +63,7 @@ class EncoderSettings:
     truncation: Literal["left", "delete"] = "left"
     max_pixels: int | None = None
     packing: bool = False
+    strict: bool = False
 
     def to_json(self) -> str:
         """As text."""

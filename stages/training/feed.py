@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stages.data.encode import RowEncoder
     from stages.data.media_encode import MediaEncoder
     from stages.training.lazy import LazyRows
+    from stages.training.usable import Usable
 
 __all__ = ["TEMPLATE", "TOKEN_FILES", "Feed", "Place", "check_feed", "open_feed"]
 
@@ -229,20 +230,26 @@ def _open_encoder(arguments: TrainArguments, tokens: Path, base: Path) -> RowEnc
 
 def _lazy(path: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> LazyRows:
     from stages.training.lazy import LazyRows, open_standard_rows
-    from stages.training.usable import Usable
 
     if encoder is None:
         raise DataError(f"the tokens have {path.name} and no encoder.json: tokenize again")
     rows = open_standard_rows(path, context.scratch / f"{path.stem}.arrow")
-    usable = Usable(encoder, vocabulary, path.name, context.logger)
+    usable = _usable(path.parent, encoder, vocabulary, path.name, context)
     return LazyRows(rows, usable, replaces=path.stem == "train")
+
+
+def _usable(tokens: Path, encoder: RowEncoder | MediaEncoder, vocabulary: int, name: str, context: Context) -> Usable:
+    from stages.data.encode import EncoderSettings
+    from stages.training.usable import Usable
+
+    settings = EncoderSettings.from_json((tokens / "encoder.json").read_text(encoding="utf-8"))
+    return Usable(encoder, vocabulary, name, context.logger, strict=settings.strict)
 
 
 def _stream(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> Feed:
     from stages.data.stream import RowStream
     from stages.sources.model_folder import read_json
     from stages.training.stream import make_stream
-    from stages.training.usable import Usable
 
     if encoder is None:
         raise DataError("the tokens have a stream.json and no encoder.json: tokenize again")
@@ -250,7 +257,7 @@ def _stream(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary:
     pack_length = settings["max_length"] if settings.get("packing") else None
     if settings.get("packing") and pack_length is None:
         raise ArgumentsError("`--packing` needs a length, and the model has none of its own: add `--max_length`")
-    usable = Usable(encoder, vocabulary, "stream", context.logger)
+    usable = _usable(tokens, encoder, vocabulary, "stream", context)
     raw = RowStream.open(tokens, logger=context.logger, scratch=context.scratch / "media")
     rows = make_stream(raw, usable, pack_length)
     described = "a stream of rows" if pack_length is None else f"a stream of rows, in packs of {pack_length} tokens"

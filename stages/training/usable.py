@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from stages.errors import DataError
 from stages.training.rows import check_ids, trains
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Usable"]
 
+LEFT_OUT = ("too long", "nothing to train")
+"""What `strict` does not mind: the row is well formed."""
 NAMED = 10
 """So many unusable rows are named; the others are counted."""
 
@@ -25,7 +28,15 @@ class Usable:
         num_left_out: how often a row could not be used.
     """
 
-    def __init__(self, encoder: RowEncoder | MediaEncoder, vocabulary: int, name: str, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        encoder: RowEncoder | MediaEncoder,
+        vocabulary: int,
+        name: str,
+        logger: logging.Logger,
+        *,
+        strict: bool = False,
+    ) -> None:
         """Nothing is encoded yet.
 
         Args:
@@ -33,7 +44,9 @@ class Usable:
             vocabulary: tokens that the model knows.
             name: of the rows, for messages.
             logger: is told of the first ten.
+            strict: whether a row that cannot be rendered is an error.
         """
+        self.strict = strict
         self.encoder, self.vocabulary, self.name, self.logger = encoder, vocabulary, name, logger
         self.num_left_out = 0
         self._named: set[int] = set()
@@ -42,7 +55,7 @@ class Usable:
         """The row as a trainer takes it, or None if it cannot be trained.
 
         Raises:
-            DataError: an id that the model does not know.
+            DataError: an id that the model does not know; with `strict`, a row that cannot be rendered.
         """
         encoded = self.encoder.encode_row(row)
         reason = encoded if isinstance(encoded, str) else None
@@ -54,6 +67,8 @@ class Usable:
             check_ids(encoded.input_ids, f"{self.name} row {number}", self.vocabulary)
             if trains(item):
                 return item
+        if self.strict and reason not in (None, *LEFT_OUT):
+            raise DataError(f"{self.name} row {number}: {reason}")
         self.num_left_out += 1
         if len(self._named) < NAMED and number not in self._named:
             self._named.add(number)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages.data.encode import EncoderSettings, open_encoder
+from stages.data.templates.rendered import TemplateSettings
 from stages.errors import DataError
 from stages.training.lazy import LazyRows, open_standard_rows
 from stages.training.rows import IGNORED
@@ -104,3 +105,16 @@ def test_no_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train.parquet is no Parquet file of rows"):
         open_standard_rows(tmp_path / "train.parquet", tmp_path / "copy.arrow")
     assert not (tmp_path / "copy.arrow").exists()
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_strict_ends_training_at_a_row_that_cannot_be_written(tiny_model: Path, strict: bool) -> None:
+    encoder = open_encoder(tiny_model, EncoderSettings(TemplateSettings(use_chat_template=False), 64, "delete"))
+    usable = Usable(encoder, 384, "train.parquet", LOGGER, strict=strict)
+    assert usable({"messages": messages("what?", LONG)}, 1) is None, "too long is no fault of the row"
+    two_questions = {"messages": [*messages("a", "b"), *messages("c", "d")]}
+    if strict:
+        with pytest.raises(DataError, match=r"^train\.parquet row 2: template generation writes one question"):
+            usable(two_questions, 2)
+    else:
+        assert usable(two_questions, 2) is None
