@@ -13,12 +13,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["PLACE", "STATE_FILES", "Checkpoints"]
+__all__ = ["PLACE", "STATE_FILES", "TUNER_FILES", "Checkpoints"]
 
 MARKER = "complete"
 PLACE = "place.json"
 """How far a stream of rows had been read."""
-STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", PLACE)
+TUNER_FILES = ("tuner.json", "tuner.safetensors")
+"""What a tuner knows beside weights."""
+STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", PLACE, *TUNER_FILES)
 """What only going on from a checkpoint needs; the trainer reads pickles with `weights_only`, which runs no code."""
 FOLDER = re.compile(r"checkpoint-(\d+)")
 

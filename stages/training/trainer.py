@@ -1,9 +1,10 @@
 """transformers' Trainer with our checkpoints, an exact validation loss and a way to stop: `make_trainer(…)`.
 
-What is changed, and nothing else: weights are saved and loaded by the tuner; a checkpoint counts only once it is on
-the disk; the validation loss is a mean over tokens, not over batches; validation leaves the random state alone, so
-that a run which is resumed after it goes on exactly; rows grouped by length come in an order that can be repeated;
-tokens may have weights; a stream goes on from its place in the data; on a CPU no padding is computed.
+What is changed, and nothing else: weights are saved and loaded by the tuner, which may add to the loss; the arguments
+may ask for an optimizer of ours; a checkpoint counts only once it is on the disk; the validation loss is a mean over
+tokens, not over batches; validation leaves the random state alone, so that a run which is resumed after it goes on
+exactly; rows grouped by length come in an order that can be repeated; tokens may have weights; a stream goes on from
+its place in the data; on a CPU no padding is computed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from stages.training.checkpoints import Checkpoints
     from stages.training.feed import Feed
+    from stages.training.optimizers import OptimizerMaker
     from stages.training.tuners import Tuner
 else:
     Base = object  # transformers is imported only where a trainer is made
@@ -42,6 +44,7 @@ def make_trainer(
     checkpoints: Checkpoints,
     feed: Feed,
     callbacks: Sequence[Any],
+    optimizers: OptimizerMaker | None = None,
 ) -> Any:
     """A Trainer for a prepared model.
 
@@ -51,7 +54,8 @@ def make_trainer(
         tuner: saves and loads weights.
         checkpoints: where they are.
         feed: what is trained and validated on.
-        callbacks: called after transformers' own, which decides when to log, save and validate.
+        callbacks: called after transformers' own, which decides when to log, save and validate, and the tuner's.
+        optimizers: makes optimizer and scheduler; the Trainer does, where it is None or makes none.
     """
     from transformers import PrinterCallback, Trainer
 
@@ -64,12 +68,13 @@ def make_trainer(
         data_collator=partial(collate, multiple=tokens_multiple(settings)),
         train_dataset=feed.train,
         eval_dataset=feed.validation,
-        callbacks=list(callbacks),
+        callbacks=[*tuner.callbacks(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.tuner = tuner
     trainer.checkpoints = checkpoints
     trainer.feed = feed
+    trainer.optimizer_maker = optimizers
     return trainer
 
 
@@ -79,7 +84,10 @@ class _StageTrainer(Base):  # type: ignore[misc]
     tuner: Tuner
     checkpoints: Checkpoints
     feed: Feed
+    optimizer_maker: OptimizerMaker | None
+    optimizer: Any
     _scale: Any = None
+    _extra_due = False
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -91,11 +99,19 @@ class _StageTrainer(Base):  # type: ignore[misc]
         self.checkpoints.begin(step)
         super()._save_checkpoint(model, trial)
         self.feed.save_place(self.checkpoints.path(step))
+        self.tuner.save_state(self.model, self.checkpoints.path(step))
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         self.checkpoints.finish(step, best=best)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.tuner.load(self.model, Path(resume_from_checkpoint))
+        self.tuner.load_state(self.model, Path(resume_from_checkpoint))
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Of the kind that the arguments ask for, or the Trainer's own."""
+        if self.optimizer is None and self.optimizer_maker is not None:
+            self.optimizer, self.lr_scheduler = self.optimizer_maker(model or self.model, self.args)
+        return super().create_optimizer(model)
 
     def _load_best_model(self) -> None:
         """Nothing: the stage takes the files of the best checkpoint as they are."""
@@ -120,7 +136,12 @@ class _StageTrainer(Base):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, or `weighted_loss` where some tokens of an optimizer step have weights."""
         self._scale = inputs.pop("loss_scale", None)
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self._extra_due:
+            self._extra_due = False
+            extra = self.tuner.extra_loss(self.model)
+            loss = loss if extra is None else loss + extra
+        return loss
 
     def _weighted_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         smoothing = self.args.label_smoothing_factor
@@ -165,6 +186,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """On a CPU, rows of different lengths one by one: the gradients add up to the same, without padding."""
         self.feed.reached(inputs.pop("place", None))
+        self._extra_due = self.accelerator.sync_gradients  # the last part of a step
         if num_items_in_batch is None or self.args.device.type != "cpu":
             return super().training_step(model, inputs, num_items_in_batch)
         return sum(

@@ -5,6 +5,7 @@ A tuner is one small module; a new one is a line in TUNERS.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stages.errors import ArgumentsError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from transformers import TrainerCallback
 
     from stages.arguments import TrainArguments
     from stages.artifacts.reference import Kind
@@ -26,7 +28,7 @@ TUNERS: dict[str, tuple[str, Kind]] = {
 
 
 class Tuner(Protocol):
-    """What a way of training has to answer."""
+    """What a way of training has to answer; a tuner inherits what only some of them need."""
 
     def check(self, skeleton: nn.Module) -> None:
         """Refuses what cannot work on this model, whose weights are not loaded yet.
@@ -49,6 +51,20 @@ class Tuner(Protocol):
 
     def complete(self, base: Path, out: Path) -> None:
         """Makes of what `save` wrote the artifact: a folder that opens on its own."""
+
+    def callbacks(self) -> Sequence[TrainerCallback]:
+        """What is to be done between steps."""
+        return ()
+
+    def save_state(self, model: Any, checkpoint: Path) -> None:
+        """Writes what a run that goes on needs beside weights, into the files named in `TUNER_FILES`."""
+
+    def load_state(self, model: Any, checkpoint: Path) -> None:
+        """Takes up what `save_state` wrote; called after `load`, where a run goes on."""
+
+    def extra_loss(self, model: Any) -> Tensor | None:
+        """A term that is added to the loss of a step, once, however many parts the step has; not in validation."""
+        return None
 
 
 def get_tuner(arguments: TrainArguments) -> Tuner:

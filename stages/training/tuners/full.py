@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError
+from stages.training.tuners import Tuner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,7 @@ SHARD_SIZE = "5GB"
 
 
 @dataclass(frozen=True)
-class FullTuner:
+class FullTuner(Tuner):
     """Trains every parameter; leaves a plain Hugging Face folder."""
 
     arguments: TrainArguments

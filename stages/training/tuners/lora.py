@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, ModelError
+from stages.training.tuners import Tuner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +19,7 @@ __all__ = ["LoraTuner"]
 
 
 @dataclass(frozen=True)
-class LoraTuner:
+class LoraTuner(Tuner):
     """Trains low-rank matrices beside frozen weights; leaves a PEFT folder."""
 
     arguments: TrainArguments
