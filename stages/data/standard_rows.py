@@ -76,7 +76,8 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 def _messages(column: pa.ListArray) -> list[list[dict[str, Any]]]:
     flat = column.flatten()
     names = [field.name for field in flat.type]
-    values = [flat.field(name).to_pylist() for name in names]
+    # By way of numpy: Arrow's own to_pylist makes an object of its own for each value first.
+    values = [flat.field(name).to_numpy(zero_copy_only=False).tolist() for name in names]
     if names == ["role", "content"]:
         turns = [{"role": role, "content": content} for role, content in zip(*values, strict=True)]
     else:
