@@ -1,142 +1,152 @@
-"""LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732) and DoRA (arXiv 2402.09353), with peft: `--train_type lora`."""
+"""LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), PiSSA (2404.02948): `--train_type lora`.
+
+PiSSA trains the strongest directions of the base's own weights: with A₀B₀ taken out of W, what is left is frozen. So
+that nobody needs that rest, an adapter to W itself is stored: AB − A₀B₀, which is LoRA of twice the rank.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.errors import ArgumentsError, ModelError
-from stages.training.tuners import Tuner
+from stages.training.tuners.peft_folder import PeftTuner, swaps_sides
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Sequence
 
-    from stages.arguments import TrainArguments
+    from torch import Tensor
 
 __all__ = ["LoraTuner"]
 
 
 @dataclass(frozen=True)
-class LoraTuner(Tuner):
-    """Trains low-rank matrices beside frozen weights; leaves a PEFT folder."""
+class LoraTuner(PeftTuner):
+    """Trains low-rank matrices beside frozen weights."""
 
-    arguments: TrainArguments
+    taken_out: dict[str, Tensor] = field(default_factory=dict, init=False)
+    """PiSSA: A₀ and B₀, under the names that peft writes."""
 
-    def check(self, skeleton: nn.Module) -> None:
-        """Finds every module that is named."""
-        self._config(skeleton)
+    METHOD: ClassVar[str] = "LoRA"
+    SAME: ClassVar[Sequence[str]] = ("lora_alpha", "use_rslora")
+    FLOAT32: ClassVar[bool] = False
 
-    def weights(self, base: Path, checkpoint: Path | None) -> Path:
-        """The base model, whose weights never change."""
-        return base
-
-    def prepare(self, model: Any) -> Any:
-        """Attaches adapters; their start is drawn from torch's random state."""
-        import torch
-        from peft import get_peft_model
-
-        tuned = get_peft_model(model, self._config(model), autocast_adapter_dtype=False)
-        if self.arguments.lora_dtype is not None:
-            for name, parameter in tuned.named_parameters():
-                if ".lora_" in name:
-                    parameter.data = parameter.data.to(getattr(torch, self.arguments.lora_dtype))
-        for parameter in tuned.parameters():  # float16 has no room for the steps of an optimizer
-            if parameter.requires_grad and parameter.dtype == torch.float16:
-                parameter.data = parameter.data.float()
-        tuned.enable_input_require_grads()  # or gradient checkpointing would find nothing to go back to
-        return tuned
-
-    def load(self, model: Any, checkpoint: Path) -> None:
-        """Puts a checkpoint's matrices into the model, in the data types that it has.
-
-        Raises:
-            ModelError: the checkpoint is no adapter, or of another shape.
-        """
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        path = checkpoint / "adapter_model.safetensors"
-        if not path.is_file():
-            raise ModelError(f"the checkpoint {checkpoint.name} has no {path.name}: it is not one of a LoRA training")
-        self._check_scale(checkpoint)
-        stored = load_file(path)
-        wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
-        for name in sorted(wanted.keys() | stored.keys()):
-            here, there = (tuple(tensors[name].shape) if name in tensors else None for tensors in (wanted, stored))
-            if here != there and (here is not None or "base_layer" not in name):
-                raise ModelError(
-                    f"the checkpoint {checkpoint.name} is of another adapter: {name} is {there or 'not there'}, "
-                    f"these arguments make it {here or 'absent'}"
-                )
-        set_peft_model_state_dict(model, stored)
-
-    def _check_scale(self, checkpoint: Path) -> None:
-        """The same matrices under another scale are another model; their shapes would not tell."""
-        from stages.sources.model_folder import read_json
-
-        if not (checkpoint / "adapter_config.json").is_file():
-            return
-        config = read_json(checkpoint / "adapter_config.json")
-        for name in ("lora_alpha", "use_rslora"):
-            there, here = config.get(name, getattr(self.arguments, name)), getattr(self.arguments, name)
-            if there != here:
-                raise ModelError(
-                    f"the checkpoint {checkpoint.name} is of another adapter: its {name} is {there}, "
-                    f"these arguments make it {here}"
-                )
-
-    def save(self, model: Any, out: Path) -> None:
-        """Writes adapter_config.json and adapter_model.safetensors."""
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
-        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-        tensors = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-        out.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = _plain(model.peft_config["default"].to_dict()) | {
-            "base_model_name_or_path": "",
-            "inference_mode": True,
-        }
-        text = json.dumps(config, indent=2, sort_keys=True)
-        (out / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-
-    def complete(self, base: Path, out: Path) -> None:
-        """A PEFT folder needs nothing more."""
-
-    def _config(self, model: Any) -> Any:
+    def config(self, model: Any) -> Any:
+        """See `PeftTuner`."""
         from peft import LoraConfig
-        from transformers.pytorch_utils import Conv1D
-
-        from stages.training.tuners.targets import find_modules_to_save, find_targets
 
         given = self.arguments
-        targets = find_targets(model, given.target_modules, given.target_regex)
-        saved = find_modules_to_save(model, given.modules_to_save)
-        both = sorted(set(saved) & set(targets)) if isinstance(targets, list) else []
-        if both:
-            raise ArgumentsError(
-                f"`--modules_to_save {both[0]}` trains it in full and `--target_modules` gives it an adapter: "
-                "take it out of one of them"
-            )
         config = LoraConfig(
-            task_type="CAUSAL_LM",
+            **self.places(model),
             r=given.lora_rank,
             lora_alpha=given.lora_alpha,
             lora_dropout=given.lora_dropout,
-            target_modules=targets,
-            modules_to_save=saved or None,
-            bias=given.lora_bias_trainable,
             init_lora_weights={"true": True, "false": False}.get(given.init_lora_weights, given.init_lora_weights),
             use_dora=given.use_dora,
             use_rslora=given.use_rslora,
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            fan_in_fan_out=swaps_sides(model),
         )
+        if self._pissa:
+            self._check_pissa(model, config.target_modules)
         if not hasattr(model.config, "quantization_config"):
             _skip_quantized_kinds(config)
         return config
+
+    def prepare(self, model: Any) -> Any:
+        """See `PeftTuner`; `lora_dtype` casts the matrices."""
+        import torch
+
+        tuned = super().prepare(model)
+        if self.arguments.lora_dtype is not None:
+            for name, parameter in tuned.named_parameters():
+                if ".lora_" in name:
+                    dtype = getattr(torch, self.arguments.lora_dtype)
+                    parameter.data = parameter.data.to(torch.float32 if dtype == torch.float16 else dtype)
+        if self._pissa:
+            start = super().tensors(tuned)
+            self.taken_out.update({name: start[name].detach().clone() for name in start if _is_matrix(name)})
+        return tuned
+
+    def tensors(self, model: Any) -> dict[str, Tensor]:
+        """See `PeftTuner`; of PiSSA, an adapter to the base as it was: [A; A₀] and [B, −B₀]."""
+        import torch
+
+        tensors = super().tensors(model)
+        for name, start in self.taken_out.items():
+            if ".lora_A." in name:
+                tensors[name] = torch.cat([tensors[name], start], dim=0)
+            else:
+                tensors[name] = torch.cat([tensors[name], -start], dim=1)
+        return tensors
+
+    def described(self, model: Any) -> dict[str, Any]:
+        """See `PeftTuner`; twice the rank needs another alpha for the same scale."""
+        config = super().described(model)
+        if self._pissa:
+            alpha = config["lora_alpha"] * (sqrt(2) if config["use_rslora"] else 2)
+            config |= {"r": 2 * config["r"], "lora_alpha": alpha, "init_lora_weights": True}
+        return config
+
+    def put(self, model: Any, tensors: dict[str, Tensor]) -> None:
+        """See `PeftTuner`; of PiSSA, what the checkpoint's start took out of the base is taken out here."""
+        tensors = dict(tensors)
+        started = {}
+        for name in self.taken_out:
+            split, sign = (0, 1) if ".lora_A." in name else (1, -1)
+            tensors[name], second = tensors[name].chunk(2, dim=split)
+            started[name] = sign * second
+        self._take_out(model, started)
+        super().put(model, tensors)
+
+    def _take_out(self, model: Any, started: dict[str, Tensor]) -> None:
+        """Makes `started` the start. Nothing changes where it is the same, as it is when a run is resumed."""
+        for name, first in started.items():
+            if ".lora_A." not in name:
+                continue
+            other = name.replace(".lora_A.", ".lora_B.")
+            pairs = ((self.taken_out[other], self.taken_out[name]), (started[other], first))
+            if all(ours.equal(theirs.to(ours)) for ours, theirs in zip(*pairs, strict=True)):
+                continue
+            layer = model.get_submodule(name.partition(".lora_A.")[0])
+            ours, theirs = (second.float() @ first.float() for second, first in pairs)
+            change = layer.scaling["default"] * (ours - theirs)
+            weight = layer.get_base_layer().weight
+            weight.data = (weight.data.float() + (change.T if layer.fan_in_fan_out else change)).to(weight.dtype)
+        for name, tensor in started.items():
+            self.taken_out[name] = tensor.to(self.taken_out[name]).clone()
+
+    @property
+    def _pissa(self) -> bool:
+        return self.arguments.init_lora_weights.startswith("pissa")
+
+    def _check_pissa(self, model: Any, targets: Any) -> None:
+        start = self.arguments.init_lora_weights
+        quantized = getattr(model.config, "quantization_config", None)
+        if quantized:
+            raise ModelError(
+                f"the model is quantized, and `--init_lora_weights {start}` takes its start out of float weights: give "
+                "the float model, or another start"
+            )
+        targets = targets if isinstance(targets, str) else sorted(targets)
+        head = model.get_output_embeddings()
+        tied = head is not None and model.get_input_embeddings().weight is head.weight
+        for path, module in self.linear_targets(model, targets).items():
+            if tied and module is head:
+                raise ArgumentsError(
+                    f"`--init_lora_weights {start}` would change the input embedding, whose weights {path} shares: "
+                    f"take {path} out of `--target_modules`, or choose another start"
+                )
+            smaller = min(module.weight.shape)  # type: ignore[arg-type]
+            if self.arguments.lora_rank > smaller:
+                raise ArgumentsError(
+                    f"`--lora_rank {self.arguments.lora_rank}`: {path} has no more than {smaller} directions, which "
+                    f"`--init_lora_weights {start}` could start from: lower it"
+                )
+
+
+def _is_matrix(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
 
 
 def _skip_quantized_kinds(config: Any) -> None:
@@ -145,14 +155,3 @@ def _skip_quantized_kinds(config: Any) -> None:
     from torch import nn
 
     config._register_custom_module({nn.Linear: Linear})
-
-
-def _plain(value: Any) -> Any:
-    """As JSON; sets, which come in any order, sorted."""
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return getattr(value, "value", value)
