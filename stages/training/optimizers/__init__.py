@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,5 +16,9 @@ OptimizerMaker = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def choose_optimizer(arguments: TrainArguments) -> OptimizerMaker | None:
-    """What makes the optimizer; None: the Trainer."""
+    """What makes the optimizer; None: the Trainer. LoRA+ goes before GaLore, as in SWIFT."""
+    if arguments.lorap_lr_ratio is not None:
+        from stages.training.optimizers.lorap import make_lorap
+
+        return partial(make_lorap, arguments.lorap_lr_ratio)
     return None
