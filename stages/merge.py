@@ -1,4 +1,4 @@
-"""Folds a LoRA adapter into its base model, tensor by tensor, so that memory does not grow with the model.
+"""Folds an adapter into its base model, tensor by tensor, so that memory does not grow with the model.
 
 `python -m stages merge --input model=sha256:… --input adapter=output/…/checkpoint-30 --max_shard_size 2GB`
 """
@@ -53,7 +53,7 @@ def merge(arguments: MergeArguments, inputs: Inputs, out: Path, context: Context
     share_cores()
     check_model_folder(inputs["model"])
     base = BaseWeights(inputs["model"])
-    edits = read_adapter(inputs["adapter"])
+    edits = read_adapter(inputs["adapter"], base)
     plan = plan_merge(base, edits)
     context.logger.info("merge: %d of %d tensors change", len(edits), len(plan.tensors))
     if plan.unties:

@@ -51,7 +51,8 @@ class BoftArguments(Arguments):
 
 def _key_or_flag(value: object) -> object:
     if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.lower(), value)
+        known: dict[str, object] = {"true": True, "false": False}
+        return known.get(value.lower(), int(value) if value.isdecimal() else value)
     return value
 
 

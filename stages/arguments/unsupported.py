@@ -35,8 +35,6 @@ _NAMES_ALWAYS = """
 model_type local_repo_path
 stream stop_words
 hqq_axis
-fourier_n_frequency fourier_scaling boft_block_size boft_block_num boft_dropout
-vera_rank vera_projection_prng_key vera_dropout vera_d_initial
 use_galore galore_target_modules galore_rank galore_update_proj_gap galore_scale galore_proj_type
 galore_optim_per_parameter galore_with_embedding galore_quantization galore_proj_quant galore_proj_bits
 galore_proj_group_size galore_cos_threshold galore_gamma_proj galore_queue_size
@@ -66,7 +64,7 @@ UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     **dict.fromkeys(_NAMES_GENERATION.split(), (Unsupported(only=("sft", "export")),)),
     **dict.fromkeys(_NAMES_SFT.split(), (Unsupported(only=("sft",)),)),
     "attn_impl": (Unsupported("flash_attn"),),
-    "train_type": (Unsupported("(?!(lora|full)$).*"),),
+    "train_type": (Unsupported("(?!(lora|full|vera|fourierft|boft)$).*"),),
     "tuner_backend": (Unsupported("unsloth"),),
     "quant_method": (Unsupported(only=("sft",)), Unsupported("awq")),
     "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*", note="other benchmarks"),),

@@ -1,31 +1,36 @@
-"""A LoRA adapter as changes to the tensors of its base model: `read_adapter(Path("adapter"))`.
+"""A PEFT adapter as changes to the tensors of its base model: `read_adapter(Path("adapter"), base)`.
 
-The names in an adapter are those of modules; each one becomes an edit of a base tensor: a low-rank update (LoRA,
-rsLoRA, DoRA; linear layers and embeddings), a bias that is added, or a tensor that is replaced (modules_to_save).
-Only torch and safetensors are needed: importing peft takes longer than a merge.
+The names in an adapter are those of modules; each one becomes an edit of a base tensor. Kinds are LoRA (with rsLoRA,
+DoRA, and PiSSA as Martlet stores it), AdaLoRA, VeRA, FourierFT and BOFT; with each of them biases and whole modules may
+be replaced. Only torch and safetensors are needed: importing peft takes longer than a merge.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError
+from stages.training.edits import AdaLoraEdit, BoftEdit, Edit, FourierEdit, VeraEdit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Edit", "read_adapter"]
+    from stages.training.merging import BaseWeights
+
+__all__ = ["read_adapter"]
 
 PREFIX = "base_model.model."
-PART = re.compile(
+LORA_PART = re.compile(
     r"(?P<target>.+)\.lora_"
     r"(?P<role>A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector(?:\.weight)?)"
 )
+OTHER_PART = re.compile(r"(?P<target>.+)\.(?P<role>lora_[ABE]|vera_lambda_[bd]|fourierft_spectrum|boft_[Rs])")
+SHARED = re.compile(r"base_model\.(?P<role>vera_[AB])")
+MARKS = (".lora_", ".vera_", ".fourierft_", ".boft_")
 # Each changes what the two matrices mean; without knowing it, a merge would be wrong without any error.
 NOT_MERGED = (
     "alora_invocation_tokens",
@@ -43,89 +48,53 @@ NOT_MERGED = (
 # These starts leave the base model as it is; the others (PiSSA, OLoRA, LoftQ …) take their start out of its weights.
 PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
-
-@dataclass(frozen=True)
-class Edit:
-    """What becomes of one base tensor.
-
-    Attributes:
-        name: the base tensor, as the adapter names it.
-        parts: the adapter's tensors by role. `replacement` stands in for the base; `A` (rank x inputs) and `B`
-            (outputs x rank), or `embedding_A` (rank x tokens) and `embedding_B` (width x rank), are added to it as a
-            product; `bias` is added; `magnitude_vector` is the length that DoRA then gives to each output.
-        scaling: lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA.
-        transposed: the base stores inputs first (Conv1D of GPT-2).
-    """
-
-    name: str
-    parts: Mapping[str, Tensor]
-    scaling: float = 1.0
-    transposed: bool = False
-
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the base tensor must have."""
-        parts = self.parts
-        if "A" in parts:
-            outputs, inputs = parts["B"].shape[0], parts["A"].shape[1]
-            return (inputs, outputs) if self.transposed else (outputs, inputs)
-        if "embedding_A" in parts:
-            return (parts["embedding_A"].shape[1], parts["embedding_B"].shape[0])
-        return tuple(next(iter(parts.values())).shape)
-
-    def apply(self, base: Tensor) -> Tensor:
-        """The merged tensor, computed in float32 and in the data type of `base`."""
-        parts = {role: part.float() for role, part in self.parts.items()}
-        merged: Tensor = parts["replacement"] if "replacement" in parts else base.float()
-        if "bias" in parts:
-            merged = merged + self.scaling * parts["bias"]
-        if "A" in parts:
-            update = self.scaling * (parts["B"] @ parts["A"])
-            merged = merged + (update.T if self.transposed else update)
-        if "embedding_A" in parts:
-            merged = merged + self.scaling * (parts["embedding_B"] @ parts["embedding_A"]).T
-        if "magnitude_vector" in parts:
-            outputs_first = "A" in parts and not self.transposed
-            merged = _at_length(merged, parts["magnitude_vector"].flatten(), outputs_first)
-        result: Tensor = merged.to(base.dtype)
-        return result
+Parts = Mapping[str, "Tensor"]
 
 
-def _at_length(weight: Tensor, magnitude: Tensor, outputs_first: bool) -> Tensor:
-    """DoRA (arXiv 2402.09353, equation 5): the weight's direction, times a learnt length for each output."""
-    factor: Tensor = magnitude / weight.norm(dim=1 if outputs_first else 0)
-    return weight * (factor[:, None] if outputs_first else factor)
-
-
-def read_adapter(folder: Path) -> tuple[Edit, ...]:
+def read_adapter(folder: Path, base: BaseWeights) -> tuple[Edit, ...]:
     """Reads adapter_config.json and adapter_model.safetensors.
+
+    Args:
+        folder: the adapter.
+        base: the model that it was trained on; some kinds do not say themselves how large a layer is.
 
     Returns:
         One edit for each base tensor that changes, in the order of their names.
 
     Raises:
-        ModelError: it is no LoRA adapter, is damaged, or of a kind that cannot be merged.
+        ModelError: it is no adapter, is damaged, incomplete, or of a kind that cannot be merged.
     """
     config = _read_config(folder)
+    kind = config["peft_type"]
     modules: dict[str, dict[str, Tensor]] = {}
     replacements: dict[str, Tensor] = {}
+    shared: dict[str, Tensor] = {}
+    pattern = LORA_PART if kind == "LORA" else OTHER_PART
     for key, tensor in _read_tensors(folder).items():
         name = key.removeprefix(PREFIX)
-        if match := PART.fullmatch(name):
+        if match := pattern.fullmatch(name):
             modules.setdefault(match["target"], {})[match["role"].removesuffix(".weight")] = tensor
-        elif ".lora_" in name:
+        elif match := SHARED.fullmatch(name):
+            shared[match["role"]] = tensor
+        elif any(mark in name for mark in MARKS):
             raise ModelError(f"the adapter's tensor {key} is of a kind that merge does not know")
         else:
             replacements[name.replace(".base_layer.", ".")] = tensor
     edits = {}
-    for target, parts in modules.items():
-        for edit in _edits_of(target, parts, replacements, config):
-            edits[edit.name] = edit
-            replacements.pop(edit.name, None)
+    if kind == "LORA":
+        made: Iterable[Edit] = (
+            edit for target, parts in modules.items() for edit in _lora_edits(target, parts, replacements, config)
+        )
+    else:
+        made = KINDS[kind](modules, shared, config, base)
+    for edit in made:
+        edits[edit.name] = edit
+        replacements.pop(edit.name, None)
     edits |= {name: Edit(name, {"replacement": tensor}) for name, tensor in replacements.items()}
     return tuple(edits[name] for name in sorted(edits))
 
 
-def _edits_of(
+def _lora_edits(
     target: str, parts: Mapping[str, Tensor], replacements: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> list[Edit]:
     """The edits of a module's weight and, where the adapter has one, of its bias."""
@@ -157,15 +126,103 @@ def _scaling(target: str, rank: int, config: Mapping[str, Any]) -> float:
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
+def _adalora_edits(
+    modules: Mapping[str, Parts], shared: Parts, config: Mapping[str, Any], base: BaseWeights
+) -> Iterable[Edit]:
+    """The strength stays that of the first rank, as peft has it, down to its guard against a division by zero."""
+    scaling = float(config["lora_alpha"] or config["init_r"]) / (config["init_r"] + 1e-5)
+    for target, parts in modules.items():
+        _check_parts(target, parts, "lora_A", "lora_B", "lora_E")
+        yield AdaLoraEdit(f"{target}.weight", parts, scaling, bool(config.get("fan_in_fan_out")))
+
+
+def _vera_edits(
+    modules: Mapping[str, Parts], shared: Parts, config: Mapping[str, Any], base: BaseWeights
+) -> Iterable[Edit]:
+    transposed = bool(config.get("fan_in_fan_out"))
+    shapes = {target: _shape_of(f"{target}.weight", base, transposed) for target in modules}
+    if set(shared) != {"vera_A", "vera_B"}:
+        outputs, inputs = (max(shape[side] for shape in shapes.values()) for side in (0, 1))
+        shared = _vera_projection(outputs, inputs, config)
+    for target, parts in modules.items():
+        _check_parts(target, parts, "vera_lambda_b", "vera_lambda_d")
+        yield VeraEdit(f"{target}.weight", {**parts, **shared}, 1.0, transposed, inputs=shapes[target][1])
+
+
+def _vera_projection(outputs: int, inputs: int, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The two matrices where they are not stored: uniform, Kaiming's bounds, from the adapter's seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(config.get("projection_prng_key") or 0)
+    rank = config["r"]
+    made = {}
+    for role, shape in (("vera_A", (rank, inputs)), ("vera_B", (outputs, rank))):
+        bound = math.sqrt(3.0) * (math.sqrt(2) / math.sqrt(shape[1]))
+        made[role] = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return made
+
+
+def _fourier_edits(
+    modules: Mapping[str, Parts], shared: Parts, config: Mapping[str, Any], base: BaseWeights
+) -> Iterable[Edit]:
+    transposed = bool(config.get("fan_in_fan_out"))
+    for target, parts in modules.items():
+        name = f"{target}.weight"
+        stored = _shape_of(name, base)
+        seed = config.get("random_loc_seed", 777)
+        yield FourierEdit(name, parts, float(config["scaling"]), transposed, stored=stored, seed=seed)
+
+
+def _boft_edits(
+    modules: Mapping[str, Parts], shared: Parts, config: Mapping[str, Any], base: BaseWeights
+) -> Iterable[Edit]:
+    for target, parts in modules.items():
+        _check_parts(target, parts, "boft_R", "boft_s")
+        if parts["boft_R"].shape[0] != 1:
+            raise ModelError(
+                f"merging a BOFT adapter with {parts['boft_R'].shape[0]} butterfly factors is not supported yet: 1 is"
+            )
+        yield BoftEdit(f"{target}.weight", parts)
+
+
+KINDS: Mapping[str, Callable[[Mapping[str, Parts], Parts, Mapping[str, Any], BaseWeights], Iterable[Edit]]] = {
+    "ADALORA": _adalora_edits,
+    "VERA": _vera_edits,
+    "FOURIERFT": _fourier_edits,
+    "BOFT": _boft_edits,
+}
+
+
+def _check_parts(target: str, parts: Parts, *roles: str) -> None:
+    missing = [role for role in roles if role not in parts]
+    if missing:
+        raise ModelError(f"the adapter has no {missing[0]} of {target}: it is incomplete")
+
+
+def _shape_of(name: str, base: BaseWeights, transposed: bool = False) -> tuple[int, ...]:
+    """Of a base tensor, outputs first if the base stores them so or `transposed` undoes that.
+
+    Raises:
+        ModelError: the base has none of that name.
+    """
+    stored = base.find(name)
+    if stored is None:
+        raise ModelError(base.not_found(name))
+    shape = base.tensors[stored].shape
+    return shape[::-1] if transposed else shape
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     from stages.sources.model_folder import read_json
 
     config = read_json(folder / "adapter_config.json")
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ModelError(f"merging an adapter of type {kind} is not supported yet: LORA is")
-    if not isinstance(config.get("lora_alpha"), int | float):
-        raise ModelError(f"{folder.name}/adapter_config.json has no lora_alpha")
+    kind = str(config.get("peft_type"))
+    if kind != "LORA" and kind not in KINDS:
+        raise ModelError(f"merging an adapter of type {kind} is not supported yet: {', '.join(['LORA', *KINDS])} are")
+    needed = {"LORA": ["lora_alpha"], "ADALORA": ["lora_alpha", "init_r"], "VERA": ["r"], "FOURIERFT": ["scaling"]}
+    for name in needed.get(kind, ()):
+        if not isinstance(config.get(name), int | float):
+            raise ModelError(f"{folder.name}/adapter_config.json has no {name}")
     for name in NOT_MERGED:
         if config.get(name):
             raise ModelError(f"merging an adapter with {name} is not supported yet")

@@ -14,7 +14,7 @@ from stages.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.training.adapter import Edit
+    from stages.training.edits import Edit
 
 __all__ = ["BaseTensor", "BaseWeights", "MergePlan", "MergedTensor", "plan_merge"]
 
@@ -91,6 +91,12 @@ class BaseWeights:
         renamings = [one for one in get_model_conversion_mapping(skeleton) if isinstance(one, WeightRenaming)]
         return {rename_source_key(stored, renamings, [], prefix, known)[0]: stored for stored in self.tensors}
 
+    def not_found(self, name: str) -> str:
+        """What to say of a tensor that an adapter changes and that is not there."""
+        close = get_close_matches(name, self.tensors, n=1)
+        hint = f"; the closest is {close[0]}" if close else ""
+        return f"the adapter changes {name}, which the model does not have{hint}: it was trained on another model"
+
     @property
     def embedding(self) -> str | None:
         """The input embedding's name."""
@@ -150,7 +156,7 @@ def plan_merge(base: BaseWeights, edits: tuple[Edit, ...]) -> MergePlan:
             _check(edit, base.embedding, base)
             heads[edit.name] = edit
         else:
-            raise ModelError(_not_found(edit.name, base))
+            raise ModelError(base.not_found(edit.name))
     touched = bool(heads) or any(name.endswith((*EMBEDDINGS, *HEADS)) for name in found)
     unties = touched and base.ties_head
     if unties and not heads and not any(name.endswith(HEADS) for name in base.tensors):
@@ -174,9 +180,3 @@ def _check(edit: Edit, stored: str, base: BaseWeights) -> None:
 
 def _replacements(parts: Mapping[str, Any]) -> list[Tensor]:
     return [parts["replacement"]] if "replacement" in parts else []
-
-
-def _not_found(name: str, base: BaseWeights) -> str:
-    close = get_close_matches(name, base.tensors, n=1)
-    hint = f"; the closest is {close[0]}" if close else ""
-    return f"the adapter changes {name}, which the model does not have{hint}: it was trained on another model"

@@ -40,15 +40,18 @@ def make_base(folder: Path, family: str, *, tied: bool = False, dtype: str = "fl
     return folder
 
 
-def make_adapter(folder: Path, base: Path, **settings: Any) -> Any:
+def make_adapter(folder: Path, base: Path, kind: str = "LoraConfig", **settings: Any) -> Any:
     """A PEFT folder whose every trainable tensor is random, and the live model's logits."""
+    import peft
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
+    from peft.tuners.boft import layer
     from transformers import AutoModelForCausalLM
 
+    layer._FBD_CUDA = False  # no compiling
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_pretrained(base)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    model = get_peft_model(model, getattr(peft, kind)(task_type="CAUSAL_LM", **settings))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data + 0.1 * torch.randn_like(parameter)
@@ -133,6 +136,56 @@ def test_weights_are_those_of_merge_and_unload(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], atol=0, rtol=0, msg=name)
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "adalora": {"kind": "AdaLoraConfig", "init_r": 3, "target_r": 2, "total_step": 9, "lora_alpha": 16},
+    "vera": {"kind": "VeraConfig", "r": 5},
+    "vera, not stored": {"kind": "VeraConfig", "r": 5, "save_projection": False, "projection_prng_key": 3},
+    "fourierft": {"kind": "FourierFTConfig", "n_frequency": 30, "scaling": 90.0},
+    "boft": {"kind": "BOFTConfig", "boft_block_size": 8, "bias": "all"},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [
+        *(("llama", case) for case in OTHERS),
+        *(("gpt2", case) for case in OTHERS if case != "boft"),  # which knows no Conv1D
+        ("qwen2", "boft"),  # it has biases
+        ("qwen2", "adalora"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_other_kinds(tmp_path: Path, family: str, case: str) -> None:
+    """As peft computes them, where layers are of several sizes, and GPT-2's store inputs first."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    base = tmp_path / "base"
+    if family == "gpt2":
+        GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=32)).save_pretrained(base)
+        settings = {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}
+    else:
+        make_base(base, family)
+        settings = {"target_modules": LINEAR}
+    live = make_adapter(tmp_path / "adapter", base, **settings | OTHERS[case])
+    run(base, tmp_path / "adapter", tmp_path / "out")
+
+    assert (logits_of(base) - live).abs().max() > 0.01
+    torch.testing.assert_close(logits_of(tmp_path / "out"), live, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_other_kinds_of_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    base = make_base(tmp_path / "base", "llama")
+    make_adapter(tmp_path / "adapter", base, **{"target_modules": ["q_proj", "down_proj"]} | OTHERS[case])
+    monkeypatch.setitem(SIZES, "num_hidden_layers", 1)
+    make_base(tmp_path / "other", "llama")
+    with pytest.raises(ModelError, match=r"changes model.layers.1.\S+, which the model does not have"):
+        run(tmp_path / "other", tmp_path / "adapter", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_shards_and_bytes(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", "llama")
     make_adapter(tmp_path / "adapter", base, target_modules=LINEAR)
@@ -187,8 +240,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         r"the model is quantized \(bitsandbytes\)",
     ),
     "another kind": (
-        lambda d: change_json(d / "adapter/adapter_config.json", peft_type="VERA"),
-        "merging an adapter of type VERA is not supported yet",
+        lambda d: change_json(d / "adapter/adapter_config.json", peft_type="IA3"),
+        "merging an adapter of type IA3 is not supported yet",
     ),
     "pissa": (
         lambda d: change_json(d / "adapter/adapter_config.json", init_lora_weights="pissa"),

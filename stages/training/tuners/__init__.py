@@ -23,6 +23,9 @@ __all__ = ["TUNERS", "Tuner", "get_tuner", "output_kind"]
 
 TUNERS: dict[str, tuple[str, Kind]] = {
     "lora": ("stages.training.tuners.lora:LoraTuner", "adapter"),
+    "vera": ("stages.training.tuners.vera:VeraTuner", "adapter"),
+    "fourierft": ("stages.training.tuners.fourierft:FourierFtTuner", "adapter"),
+    "boft": ("stages.training.tuners.boft:BoftTuner", "adapter"),
     "full": ("stages.training.tuners.full:FullTuner", "model"),
 }
 
