@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +39,7 @@ __all__ = [
 
 HANDED_IN = "local::plugins"
 
+_imported: set[str] = set()
 _collected: ContextVar[list[DatasetMeta] | None] = ContextVar("_collected", default=None)
 
 
@@ -109,6 +113,8 @@ def hand_in_plugins(paths: Sequence[str]) -> tuple[list[str], tuple[Path, ...]]:
 def load_plugins(folder: Path | Sequence[Path]) -> list[DatasetMeta]:
     """Executes the Python files in the order they were given in, each content once a process.
 
+    They may import each other, and nothing else that lies beside them: it would be in no key, and not where others run.
+
     Args:
         folder: where they were checked out, `a.py` or `0/a.py`, `1/b.py` …; or the files themselves.
 
@@ -119,7 +125,8 @@ def load_plugins(folder: Path | Sequence[Path]) -> list[DatasetMeta]:
         ArgumentsError: one of them raises; the message names the file and the line.
     """
     files = _in_order(folder) if isinstance(folder, Path) else list(folder)
-    return [dataset for file in files for dataset in _load(file, files)]
+    with _Importable(files):
+        return [dataset for file in files for dataset in _load(file)]
 
 
 def _in_order(folder: Path) -> list[Path]:
@@ -129,7 +136,7 @@ def _in_order(folder: Path) -> list[Path]:
     )
 
 
-def _load(file: Path, siblings: Sequence[Path]) -> list[DatasetMeta]:
+def _load(file: Path) -> list[DatasetMeta]:
     code = file.read_bytes()
     name = f"martlet_plugin_{hashlib.sha256(code).hexdigest()[:16]}"
     if (module := sys.modules.get(name)) is not None:
@@ -137,11 +144,11 @@ def _load(file: Path, siblings: Sequence[Path]) -> list[DatasetMeta]:
     module = ModuleType(name)
     module.__file__ = str(file)
     found: list[DatasetMeta] = []
-    with _importing(name, module, found, siblings):
+    with _executing(name, module, found):
         try:
             exec(compile(code, str(file), "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
-            raise ArgumentsError(f"`--custom_register_path`: {_where(error, file)}: {_what(error)}") from error
+            raise ArgumentsError(f"`--custom_register_path`: {_where(error, file)}: {_what(error, file)}") from error
         module.__dict__["__datasets__"] = [_beside(dataset, file.resolve().parent) for dataset in found]
     return list(module.__dict__["__datasets__"])
 
@@ -165,11 +172,9 @@ def _beside(dataset: DatasetMeta, folder: Path) -> DatasetMeta:
 
 
 @contextmanager
-def _importing(name: str, module: ModuleType, found: list[DatasetMeta], siblings: Sequence[Path]) -> Iterator[None]:
-    """While a plugin runs it is a module, may import those beside it, and what it registers is noted."""
-    folders = [str(file.resolve().parent) for file in siblings]
+def _executing(name: str, module: ModuleType, found: list[DatasetMeta]) -> Iterator[None]:
+    """While a plugin runs it is a module, and what it registers is noted."""
     sys.modules[name] = module
-    sys.path[:0] = folders
     token = _collected.set(found)
     try:
         yield
@@ -178,8 +183,32 @@ def _importing(name: str, module: ModuleType, found: list[DatasetMeta], siblings
         raise
     finally:
         _collected.reset(token)
-        for folder in folders:
-            sys.path.remove(folder)
+
+
+class _Importable(MetaPathFinder):
+    """Plugins that may be imported, by the names of their files, while it is entered."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = {file.stem: file for file in reversed(files)}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `MetaPathFinder`."""
+        file = self._files.get(fullname)
+        if file is None:
+            return None
+        _imported.add(fullname)
+        return spec_from_file_location(fullname, file)
+
+    def __enter__(self) -> None:
+        for name in _imported:  # of earlier plugins, which are none of these
+            sys.modules.pop(name, None)
+        _imported.clear()
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
 
 
 def _where(error: BaseException, file: Path) -> str:
@@ -190,10 +219,16 @@ def _where(error: BaseException, file: Path) -> str:
     return f"{file.name} line {lines[-1]}" if lines else file.name
 
 
-def _what(error: BaseException) -> str:
+def _what(error: BaseException, file: Path) -> str:
     text = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, MartletError):
         return text
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "swift":
         text += ". What SWIFT's plugins import is in stages.data.plugins"
+    if (
+        isinstance(error, ImportError)
+        and error.name
+        and (file.parent / error.name.split(".")[0]).with_suffix(".py").is_file()
+    ):
+        text += f": name {error.name.split('.')[0]}.py in `--custom_register_path` too"
     return f"{type(error).__name__}: {text:.200}" if text else type(error).__name__

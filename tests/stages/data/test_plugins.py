@@ -135,3 +135,21 @@ def test_registering_belongs_into_a_plugin() -> None:
 
     with pytest.raises(ArgumentsError, match="register_dataset is for files given with `--custom_register_path`"):
         register_dataset(DatasetMeta("a/b"))
+
+
+def test_only_files_that_were_handed_in_can_be_imported(tmp_path: Path) -> None:
+    helper = write(tmp_path / "helper_of_test.py", "X = 'a/one'\n")
+    plugin = write(
+        tmp_path / "plugin.py", HEAD + "from helper_of_test import X\nregister_dataset(DatasetMeta(X))  # alone\n"
+    )
+    with pytest.raises(
+        ArgumentsError, match=r"plugin\.py line 2: .*: name helper_of_test\.py in `--custom_register_path`"
+    ):
+        load_plugins([plugin])
+    assert load_plugins([plugin, helper])[0].ms_dataset_id == "a/one"
+    helper.write_text("X = 'a/two'\n")
+    plugin.write_text(plugin.read_text().replace("alone", "again"))
+    assert load_plugins([helper, plugin])[0].ms_dataset_id == "a/two"
+    plugin.write_text(plugin.read_text().replace("again", "at last"))
+    with pytest.raises(ArgumentsError, match="No module named 'helper_of_test'"):
+        load_plugins([plugin])
