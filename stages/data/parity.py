@@ -45,7 +45,8 @@ class ParityCheck:
         self.num_checked = 0
 
     def check(self, row: Mapping[str, Any], where: str | None = None) -> bool:
-        """Compares a row, if it is one of the sample; rows that the template itself refuses are none.
+        """Compares a row, if it is one of the sample; rows without an answer, or that the
+        template itself refuses, are none.
 
         Args:
             row: a standard one.
@@ -58,6 +59,8 @@ class ParityCheck:
             DataError: the two texts differ.
         """
         self._num_rows += 1
+        if row["messages"][-1]["role"] != "assistant":  # a row to be classified: no answer is asked for
+            return False
         shape = _shape(row)
         self._seen[shape] += 1
         if self._seen[shape] > ROWS_OF_A_SHAPE and self._num_rows % ROWS_A_SAMPLE:

@@ -158,3 +158,9 @@ def test_long_conversations_are_of_few_shapes() -> None:
     for turns in range(6, 400, 2):
         check.check(row(*["q", "a"] * turns))
     assert check.num_checked < 12
+
+
+def test_a_row_without_an_answer_has_no_prompt_to_compare() -> None:
+    check = ParityCheck(native("chatml"), ChatTemplate(CHATML, TOKENS))
+    assert not check.check({"messages": [{"role": "user", "content": "good?"}], "label": 1})
+    assert check.num_checked == 0
