@@ -276,7 +276,7 @@ class _Job:
         from stages.data.media_encode import needs_processor, open_media_encoder
 
         if not needs_processor(self.inputs["model"], self.dataset, packing=self.arguments.packing):
-            return self._encoder(codec).encode_row
+            return self._encoder(codec.safe).encode_row
         return open_media_encoder(self.inputs["model"], self.settings, self.dataset).encode_row
 
     def _first_rows(self, streams: bool) -> Iterator[dict[str, Any]]:
@@ -287,7 +287,12 @@ class _Job:
         if streams:
             from stages.data.stream import RowStream
 
-            yield from (row for _, row in islice(RowStream.open(self.dataset).rows(), TRIED_ROWS))
+            yield from (
+                row
+                for _, row in islice(
+                    RowStream.open(self.dataset, scratch=self.context.scratch / "media").rows(), TRIED_ROWS
+                )
+            )
         elif (self.dataset / "train.parquet").is_file():
             rows = read_standard_rows(self.dataset / "train.parquet")
             yield from islice(chain.from_iterable(rows), TRIED_ROWS)
@@ -316,6 +321,12 @@ def _warn(template: Template, model: ModelTokenizer, context: Context) -> None:
         context.logger.warning("the chat template may write today's date: %s stands for it in all rows", PINNED_DATE)
     if not template.turn_end:
         context.logger.warning("the template ends an answer with no token: the model will not learn to stop")
+    elif template.name != "jinja" and model.tokenizer.token_to_id(template.turn_end) is None:
+        context.logger.warning(
+            "template %s ends an answer with %s, which is no token of this model: is it the right template?",
+            template.name,
+            template.turn_end,
+        )
 
 
 def _facts(job: _Job, metrics: Metrics) -> dict[str, Any]:

@@ -359,18 +359,20 @@ def template_settings(arguments: TemplateArguments) -> TemplateSettings:
 def open_encoder(folder: Path, settings: EncoderSettings) -> RowEncoder:
     """The encoder of a model folder, for rows that are encoded when they are needed.
 
+    It encodes by Hugging Face's tokenizers: if the fast ones were wrong, training could not be taken back.
+
     Raises:
         ModelError: no chat template, or one that fails; a damaged tokenizer.
         ArgumentsError: a template or loss scale that is not known.
     """
-    from stages.data.codec import open_codec
+    from stages.data.codec import SlowCodec
     from stages.data.loss_scale import LossScale
     from stages.data.templates import open_template
     from stages.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     template = open_template(settings.template, tokenizer)
-    codec = open_codec(tokenizer.tokenizer)
+    codec = SlowCodec(tokenizer.tokenizer)
     weighted = not LossScale.parse(settings.template.loss_scale).binary
     return RowEncoder(template, codec, settings.max_length, settings.truncation, weighted)
 

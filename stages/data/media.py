@@ -100,8 +100,9 @@ class MediaFinder:
         self._scratch.mkdir(parents=True, exist_ok=True)
         path = self._scratch / f"{hashlib.sha256(data).hexdigest()}{_suffix(data, '')}"
         if not path.exists():
-            path.with_suffix(".part").write_bytes(data)
-            path.with_suffix(".part").replace(path)
+            part = self._scratch / f"{os.getpid()}.part"  # another process may be unpacking the same
+            part.write_bytes(data)
+            part.replace(path)
         return path
 
 

@@ -328,4 +328,22 @@ def test_rows_that_are_encoded_later_go_on_with_all_that_it_takes(model: Path, t
     encoded = open_encoder(model, settings).encode_row({"messages": ONE})
     eager, _ = run(model, write_rows(tmp_path / "eager", [ONE]), tmp_path, max_length=64)
     assert not isinstance(encoded, str)
+    assert open_encoder(model, settings).codec.name == "tokenizers"  # what was trained on cannot be taken back
     assert encoded.input_ids.tolist() == read_tokens(eager / "train.arrow")["input_ids"][0].as_py()
+
+
+def test_rows_without_an_answer_are_named_not_trained(model: Path, tmp_path: Path) -> None:
+    dataset = write_rows(tmp_path / "rows", [ONE[:1], ONE], label=[1, 0])
+    _, metrics = run(model, dataset, tmp_path)
+    assert metrics["train_rows"] == 1
+    assert metrics["train_first_dropped"] == "train.parquet row 1: nothing to train"
+    with pytest.raises(DataError, match="no row is left to train on: 1 nothing to train"):
+        run(model, write_rows(tmp_path / "none", [ONE[:1]], label=[1]), tmp_path)
+
+
+@pytest.mark.parametrize(("template", "warned"), [("llama3", True), ("chatml", False), (None, False)])
+def test_a_template_whose_end_the_model_does_not_know_is_said(
+    model: Path, tmp_path: Path, template: str | None, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(model, write_rows(tmp_path / "rows", [ONE]), tmp_path, template=template)
+    assert ("ends an answer with <|eot_id|>, which is no token of this model" in caplog.text) == warned
