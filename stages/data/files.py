@@ -62,8 +62,8 @@ def data_files(path: Path, subset: str | None = None, split: str = "train") -> l
     subsets = _subsets(path, files)
     if subset == "all" and subset not in subsets:
         return _of_split(path, files, split)
-    chosen = [file for name in _choose(path, subsets, subset) for file in subsets[name]]
-    return _of_split(path, list(dict.fromkeys(chosen)), split)
+    chosen = [file for name in _choose(path, subsets, subset) for file in _of_split(path, subsets[name], split)]
+    return list(dict.fromkeys(chosen))
 
 
 def everything(path: Path) -> list[Path]:

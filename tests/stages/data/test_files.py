@@ -42,6 +42,7 @@ def named(folder: Path, subset: str | None = None, split: str = "train") -> str:
         ("en/a.jsonl zh/a.jsonl", "all", "train", "en/a.jsonl zh/a.jsonl"),
         ("en.jsonl.gz en.csv zh.txt", "en", "train", "en.csv en.jsonl.gz"),
         ("en/train.jsonl en/test.jsonl zh/train.jsonl", "en", "train", "en/train.jsonl"),
+        ("en/train.jsonl en/test.jsonl zh/a.jsonl", "zh/en", "train", "zh/a.jsonl en/train.jsonl"),
         ("v1.5/a.jsonl v1.jsonl", "v1.5", "train", "v1.5/a.jsonl"),
     ],
 )
