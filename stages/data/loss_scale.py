@@ -7,13 +7,15 @@ the weights of several rules are multiplied.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from stages.errors import ArgumentsError
+from stages.data.rows.values import RowError
+from stages.errors import ArgumentsError, MartletError
 
 __all__ = ["Base", "LossScale", "Piece", "Rule", "by_keyword", "by_pattern", "loss_scales", "register_loss_scale"]
 
@@ -99,7 +101,30 @@ def register_loss_scale(name: str, rule: Rule, *, binary: bool = False) -> None:
         raise ArgumentsError(f"there is a loss scale {name!r} already: choose another name")
     if "+" in name or not name:
         raise ArgumentsError(f"a loss scale cannot be called {name!r}: a plus sign joins names")
-    _RULES[name] = (rule, binary)
+    _RULES[name] = (_checked(name, rule), binary)
+
+
+def _checked(name: str, rule: Rule) -> Rule:
+    """A user's rule, whose mistakes are a row's."""
+
+    def checked(content: str, query: str) -> Sequence[Piece]:
+        try:
+            pieces = [(int(start), int(end), float(weight)) for start, end, weight in rule(content, query)]
+        except MartletError:
+            raise
+        except Exception as error:
+            raise RowError(f"the loss scale {name} fails: {type(error).__name__}: {error}", "plugin") from error
+        borders = [0, *(end for _, end, _ in pieces)]
+        for border, (start, end, weight) in zip(borders, pieces, strict=False):
+            if not (start == border <= end and 0 <= weight < math.inf):
+                raise RowError(
+                    f"the loss scale {name} gives {(start, end, weight)} after {border} characters", "plugin"
+                )
+        if borders[-1] != len(content):
+            raise RowError(f"the loss scale {name} ends at {borders[-1]} of {len(content)} characters", "plugin")
+        return pieces
+
+    return checked
 
 
 def loss_scales() -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.data.loss_scale import LossScale, by_keyword, by_pattern, loss_scales, register_loss_scale
+from stages.data.loss_scale import LossScale, Rule, by_keyword, by_pattern, loss_scales, register_loss_scale
+from stages.data.rows import RowError
 from stages.errors import ArgumentsError
 
 AGENT = "Thought: I look.\nAction: search\nAction Input: {}\nObservation: found\nThought: I know.\nFinal Answer: four"
@@ -141,3 +142,20 @@ def test_the_names_are_those_that_the_arguments_take() -> None:
     for name in LOSS_SCALES:
         assert LossScale.parse(name).name == name
     assert {name for name in loss_scales() if name != "shouting"} <= set(LOSS_SCALES), "shouting is a test's own"
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "message"),
+    [
+        ("raising", lambda answer, query: [1 / 0], "the loss scale raising fails: ZeroDivisionError: division by zero"),
+        ("pairs", lambda answer, query: [(0, 2)], "the loss scale pairs fails: ValueError: not enough values"),
+        ("negative", lambda answer, query: [(0, 2, -1)], r"gives \(0, 2, -1\.0\) after 0 characters"),
+        ("gap", lambda answer, query: [(0, 1, 1), (2, 3, 1)], r"gives \(2, 3, 1\.0\) after 1 characters"),
+        ("long", lambda answer, query: [(0, 9, 1)], "ends at 9 of 4 characters"),
+        ("short", lambda answer, query: [], "ends at 0 of 4 characters"),
+    ],
+)
+def test_what_is_wrong_with_a_users_rule_is_said(name: str, rule: Rule, message: str) -> None:
+    register_loss_scale(name, rule)
+    with pytest.raises(RowError, match=message):
+        pieces(name, "four")
