@@ -17,7 +17,7 @@ from stages.sources.model_folder import TOKENIZER_FILES
 __all__ = ["row_text", "shown_row"]
 
 DATASET_FILES = ("train.parquet",)
-TOKENS_FILES = ("train.arrow", "train.parquet", "encoder.json", "stream.json")
+TOKENS_FILES = ("train.arrow", "train.parquet", "encoder.json", "stream.json", "plugins/**")
 
 
 def shown_row(store: Store, reference: ArtifactRef, row: int) -> dict[str, Any]:

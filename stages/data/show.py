@@ -127,9 +127,17 @@ def _eager(path: Path, row: int, tokenizer: Tokenizer) -> Shown:
 
 def _lazy(folder: Path, row: int, model: Path, tokenizer: Tokenizer) -> Shown:
     from stages.data.encode import EncoderSettings, open_encoder
+    from stages.data.plugins import load_plugins
+    from stages.data.rows.columns import MEDIA
 
+    if (folder / "plugins").is_dir():
+        load_plugins(folder / "plugins")
     values, num_rows = dataset_row(folder, row)
     settings = EncoderSettings.from_json((folder / "encoder.json").read_text(encoding="utf-8"))
+    if media := [name for name in MEDIA if values.get(name)]:
+        raise DataError(
+            f"row {row} has {' and '.join(media)}, which only become tokens in training: show the dataset's row"
+        )
     encoded = open_encoder(model, settings).encode_row(values)
     if isinstance(encoded, str):
         raise DataError(f"row {row} is left out of training: {encoded}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,18 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Lo
     model = store.put(tiny_model, "model")
     dataset = stage("preprocess", {}, store, dataset=[str(folder / "rows.jsonl")], split_dataset_ratio=0)
     inputs = {"dataset": dataset, "model": model}
+    (folder / "scale.py").write_text(
+        "from stages.data.loss_scale import register_loss_scale\n"
+        "register_loss_scale('half_of_test', lambda answer, query: [(0, len(answer), 0.5)])\n"
+    )
+    own = {"loss_scale": "half_of_test", "custom_register_path": [str(folder / "scale.py")], "lazy_tokenize": True}
     cut = {"max_length": 100, "truncation_strategy": "delete", "loss_scale": "react"}
     return store, {
         "dataset": dataset,
         "model": model,
         "tokens": stage("tokenize", inputs, store, **cut),
         "lazy": stage("tokenize", inputs, store, lazy_tokenize=True, **cut),
+        "own": stage("tokenize", inputs, store, **own),
     }
 
 
@@ -68,6 +76,15 @@ def test_what_is_trained_is_marked_with_its_weight(show: Any, name: str) -> None
     assert f"{HEAD}⟦×2 Action: sea⟧⟦<|im_end|>⟧\n" in out
     assert "the rejected answer: " in out
     assert f"{HEAD}⟦sand<|im_end|>⟧\n" in out
+
+
+def test_plugins_are_loaded_for_rows_that_are_tokenized_later(
+    show: Any, kept: tuple[LocalStore, dict[str, ArtifactRef]], tmp_path: Path
+) -> None:
+    assert "⟦×0.5 sky⟧" in show("own")[1]
+    words = [sys.executable, "-m", "flows.cli", "artifacts", "show", kept[1]["own"].digest]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # where nothing was loaded before
+    assert (done.returncode, "⟦×0.5 sky⟧" in done.stdout) == (0, True), done.stderr
 
 
 def test_the_first_row_is_shown_by_itself(show: Any) -> None:
