@@ -17,7 +17,7 @@ class DataSeedArguments(Arguments):
 
     GROUP: ClassVar[str] = "Data Parameters"
 
-    data_seed: int = option(42, ge=0)
+    data_seed: int = option(42, ge=0, le=2**32 - 1)
     """Seed for sampling, splitting and shuffling rows."""
 
 

@@ -110,7 +110,7 @@ BOUNDS = {
     "eval_delay": "ge=0",
     "save_steps": "gt=0",
     "save_total_limit": "ge=1",
-    "seed": "ge=0",
+    "seed": "ge=0, le=2**32 - 1",
     "dataloader_num_workers": "ge=0",
 }
 

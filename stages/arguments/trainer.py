@@ -190,7 +190,7 @@ class TrainerArguments(Arguments):
     """When resuming, restore the callbacks too."""
     full_determinism: bool = option(False)
     """Use only deterministic kernels, which may be slow."""
-    seed: int = option(42, ge=0)
+    seed: int = option(42, ge=0, le=2**32 - 1)
     """Seed of everything random in training."""
     use_cpu: bool = option(False)
     """Train on the CPU even if there is a GPU."""

@@ -110,6 +110,8 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, bytes]], start: int) -> It
         value = _parse(line)
         if index == 0 and not isinstance(value, dict) and (line.strip() in (b"[", b"{") or isinstance(value, list)):
             raise DataError(f"{path.name} is one JSON text, not one in each line: name it .json")
+        if isinstance(value, Malformed):
+            value = _parse(line.rstrip(b"\r\n"))  # so that the end of the data is in this line
         yield number, _row(value), len(line)
 
 

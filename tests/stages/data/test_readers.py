@@ -169,6 +169,7 @@ BROKEN = LINES * 3 + "{broken\n" + LINES
     [
         ("a.jsonl", BROKEN, 7, "not JSON: unexpected character, expected a string key at column 2"),
         ("a.json", BROKEN, 7, "not JSON: unexpected character, expected a string key at column 2"),
+        ("a.jsonl", LINES + '{"query":\n', 3, "not JSON: unexpected end of data at column 10"),
         ("a.jsonl", LINES + '{"query": "cut o', 3, "not JSON: unexpected end of data at column 17"),
         ("a.jsonl", LINES + "{'query': 1}\n", 3, "not JSON: unexpected character, expected a string key at column 2"),
         (
