@@ -19,6 +19,7 @@ from stages.arguments import NightlyRetrainArguments
 from stages.artifacts.reference import ArtifactRef
 from stages.artifacts.store import Store, open_store
 from stages.errors import ArgumentsError, UnknownReference
+from stages.training.tuners import leaves_model
 
 __all__ = ["PIPELINE", "nightly_retrain"]
 
@@ -42,8 +43,8 @@ def nightly_retrain(arguments: Arguments, call: Call) -> None:
     if arguments.retrain_from == "published":
         start = find_start(arguments, store, call.known(tokens), last)
     trained = call("train", model=model, tokens=tokens, adapter=Given(start) if start else None)
-    if arguments.train_type == "full":
-        call.skip("merge", "--train_type full leaves nothing to merge")
+    if leaves_model(arguments.train_type):
+        call.skip("merge", f"--train_type {arguments.train_type} leaves nothing to merge")
         merged = trained
     else:
         merged = call("merge", model=model, adapter=trained)

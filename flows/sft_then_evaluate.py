@@ -8,6 +8,7 @@ from __future__ import annotations
 from flows.pipeline import Call, Pipeline
 from flows.sft import fine_tune
 from stages.arguments import SftThenExportArguments
+from stages.training.tuners import leaves_model
 
 __all__ = ["PIPELINE", "sft_then_evaluate"]
 
@@ -15,7 +16,7 @@ __all__ = ["PIPELINE", "sft_then_evaluate"]
 def sft_then_evaluate(arguments: SftThenExportArguments, call: Call) -> None:
     """Fine-tunes, merges, and measures the merged model."""
     model, tokens, trained = fine_tune(call)
-    merged = trained if arguments.train_type == "full" else call("merge", model=model, adapter=trained)
+    merged = trained if leaves_model(arguments.train_type) else call("merge", model=model, adapter=trained)
     if arguments.split_dataset_ratio > 0 or arguments.val_dataset or arguments.eval_dataset:
         call("evaluate", label="tuned", model=merged, tokens=tokens)
     else:

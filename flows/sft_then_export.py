@@ -6,6 +6,7 @@ from flows.export import publish, quantize
 from flows.pipeline import Call, Pipeline
 from flows.sft import fine_tune
 from stages.arguments import SftThenExportArguments
+from stages.training.tuners import leaves_model
 
 __all__ = ["PIPELINE", "sft_then_export"]
 
@@ -14,8 +15,8 @@ def sft_then_export(arguments: SftThenExportArguments, call: Call) -> None:
     """Fine-tunes, merges, quantizes, measures each of them against the base model, and publishes."""
     model, tokens, trained = fine_tune(call)
 
-    if arguments.train_type == "full":
-        call.skip("merge", "--train_type full leaves nothing to merge")
+    if leaves_model(arguments.train_type):
+        call.skip("merge", f"--train_type {arguments.train_type} leaves nothing to merge")
         merged = trained
     else:
         merged = call("merge", model=model, adapter=trained)

@@ -30,8 +30,10 @@ class NightlyRetrainArguments(SftThenExportArguments, RetrainArguments):
 
     @model_validator(mode="after")
     def _check_retraining(self) -> Self:
-        if self.retrain_from == "published" and self.train_type == "full":
-            raise ValueError("`--retrain_from published` goes on from an adapter: drop `--train_type full`")
+        if self.retrain_from == "published" and self.train_type in ("full", "llamapro"):
+            raise ValueError(
+                f"`--retrain_from published` goes on from an adapter: drop `--train_type {self.train_type}`"
+            )
         if not (self.split_dataset_ratio > 0 or self.val_dataset or self.eval_dataset):
             raise ValueError(
                 "nothing tells the new model from the former one: give `--val_dataset`, `--split_dataset_ratio` or "

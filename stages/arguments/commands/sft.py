@@ -19,8 +19,8 @@ class SftArguments(TrainingArguments, GenerationArguments, QuantizeOnLoadArgumen
 
     @model_validator(mode="after")
     def _settle_validation(self) -> Self:
-        if self.quant_method is not None and self.train_type == "full":
-            raise ValueError("`--train_type full` cannot train quantized weights: drop `--quant_method`")
+        if self.quant_method is not None and self.train_type in ("full", "llamapro"):
+            raise ValueError(f"`--train_type {self.train_type}` cannot train quantized weights: drop `--quant_method`")
         if self.eval_strategy == "no" and self._given("eval_strategy") and not self.val_dataset:
             self._resolve(split_dataset_ratio=0.0)
         return self

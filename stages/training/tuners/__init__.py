@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stages.arguments import TrainArguments
     from stages.artifacts.reference import Kind
 
-__all__ = ["TUNERS", "Tuner", "get_tuner", "output_kind"]
+__all__ = ["TUNERS", "Tuner", "get_tuner", "leaves_model", "output_kind"]
 
 TUNERS: dict[str, tuple[str, Kind]] = {
     "lora": ("stages.training.tuners.lora:LoraTuner", "adapter"),
@@ -27,6 +27,7 @@ TUNERS: dict[str, tuple[str, Kind]] = {
     "fourierft": ("stages.training.tuners.fourierft:FourierFtTuner", "adapter"),
     "boft": ("stages.training.tuners.boft:BoftTuner", "adapter"),
     "full": ("stages.training.tuners.full:FullTuner", "model"),
+    "llamapro": ("stages.training.tuners.llamapro:LlamaProTuner", "model"),
 }
 
 
@@ -83,6 +84,11 @@ def get_tuner(arguments: TrainArguments) -> Tuner:
     module, _, name = TUNERS[arguments.train_type][0].partition(":")
     tuner: Tuner = getattr(import_module(module), name)(arguments)
     return tuner
+
+
+def leaves_model(train_type: str) -> bool:
+    """Whether training leaves a whole model, with nothing to merge."""
+    return train_type in TUNERS and TUNERS[train_type][1] == "model"
 
 
 def output_kind(arguments: TrainArguments) -> Kind:

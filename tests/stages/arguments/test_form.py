@@ -58,7 +58,7 @@ def test_what_has_no_effect_yet_is_left_out(model: type[Arguments]) -> None:
         assert unsupported_values(name, "anything", model.NAME) != [], f"{name} is refused whatever its value"
         choices = field.get("enum", [])
         assert [value for value in choices if unsupported_values(name, value, model.NAME) is not None] == []
-    assert not {"use_galore", "reft_rank", "deepspeed"} & set(shown)
+    assert not {"use_liger", "num_labels", "deepspeed"} & set(shown)
 
 
 def test_the_main_forty_come_first_then_swifts_groups() -> None:
@@ -72,7 +72,7 @@ def test_the_main_forty_come_first_then_swifts_groups() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("train_type", {"type": "string", "enum": ["lora", "full"], "default": "lora"}),
+        ("tuner_backend", {"type": "string", "enum": ["peft"], "default": "peft"}),
         ("attn_impl", {"type": "string", "enum": ["sdpa", "eager"]}),
         ("quant_bits", {"type": "integer", "enum": [1, 2, 3, 4, 8]}),
         ("learning_rate", {"type": "number", "exclusiveMinimum": 0}),

@@ -67,9 +67,8 @@ def test_it_is_refused_by_name(flow: str, name: str) -> None:
     ("flow", "flags", "line"),
     [
         ("sft", "--attn_impl flash_attn", "--attn_impl flash_attn is not supported yet"),
-        ("sft", "--train_type reft", "--train_type reft is not supported yet"),
+        ("sft", "--train_type longlora", "--train_type longlora is not supported yet"),
         ("sft", "--tuner_backend unsloth", "--tuner_backend unsloth is not supported yet"),
-        ("sft", "--init_lora_weights pissa_niter_4", "--init_lora_weights pissa_niter_4 is not supported yet"),
         ("sft", "--quant_method bnb --quant_bits 4", "--quant_method is not supported yet"),
         ("sft-then-export", "--quant_method awq --quant_bits 4", "--quant_method awq is not supported yet"),
         ("sft-then-export", "--eval_dataset general_qa:a.jsonl gsm8k", "--eval_dataset gsm8k is not supported yet"),
@@ -85,7 +84,7 @@ def test_some_values_are_refused(flow: str, flags: str, line: str) -> None:
     ("flow", "flags"),
     [
         ("sft", "--attn_impl eager --train_type full --lazy_tokenize false --init_lora_weights gaussian"),
-        ("sft", "--use_galore false --boft_block_size 4 --loss_scale default"),
+        ("sft", "--use_liger false --boft_block_size 4 --loss_scale default"),
         ("sft-then-export", "--quant_method bnb --quant_bits 4 --bnb_4bit_quant_type fp4"),
         ("sft-then-export", "--eval_dataset general_qa:a.jsonl general_mcq:b --max_new_tokens 8 --top_k 5"),
         ("sft-then-export", "--push_to_hub true --hub_model_id group/name"),
@@ -96,5 +95,5 @@ def test_other_values_and_the_default_are_taken(flow: str, flags: str) -> None:
 
 
 def test_what_is_not_supported_is_said_before_what_conflicts() -> None:
-    with pytest.raises(ArgumentsError, match=r"^--use_galore is not supported yet$"):
-        parse([*BASE["sft"], "--use_galore", "--train_type", "lora"], recipe_arguments("sft"))
+    with pytest.raises(ArgumentsError, match=r"^--use_liger is not supported yet$"):
+        parse([*BASE["sft"], "--use_liger", "--use_galore", "--train_type", "lora"], recipe_arguments("sft"))
