@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from stages.arguments import DownloadArguments, PreprocessArguments, TokenizeArguments
 from stages.artifacts.store import LocalStore
 from stages.context import Context
+from stages.data.codec import open_codec
 from stages.data.encode import EncoderSettings, open_encoder
 from stages.data.encode_file import encode_file
 from stages.data.parity import ParityCheck
@@ -97,9 +99,10 @@ def stage_seconds(model: Path, dataset: Path, folder: Path, workers: int) -> flo
 def rows_seconds(model: Path, dataset: Path, folder: Path, workers: int) -> float:
     """From rows on disk to tokens on disk, parity checked, with everything opened before."""
     folder.mkdir(exist_ok=True)
-    encoder = open_encoder(model, EncoderSettings(max_length=2048))
-    exported = load_tokenizer(model).template
+    opened = load_tokenizer(model)
+    exported = opened.template
     assert exported is not None
+    encoder = replace(open_encoder(model, EncoderSettings(max_length=2048)), codec=open_codec(opened.tokenizer))
     check = ParityCheck(encoder.template, exported)
     start = time.perf_counter()
     encode_file(
