@@ -99,6 +99,7 @@ class _Run:
         )
         self.tuner.check(skeleton)
         steps = count_steps(self.settings, 0 if streams else len(self.feed.train))
+        self.tuner.plan(steps)
         given, adapter = inputs.get("checkpoint"), inputs.get("adapter")
         self.start: Start = find_start(arguments, self.checkpoints, given, steps, adapter)
         if self.start.resumes and self.start.checkpoint is not None and not arguments.ignore_data_skip:

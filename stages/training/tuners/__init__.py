@@ -26,6 +26,7 @@ TUNERS: dict[str, tuple[str, Kind]] = {
     "vera": ("stages.training.tuners.vera:VeraTuner", "adapter"),
     "fourierft": ("stages.training.tuners.fourierft:FourierFtTuner", "adapter"),
     "boft": ("stages.training.tuners.boft:BoftTuner", "adapter"),
+    "adalora": ("stages.training.tuners.adalora:AdaLoraTuner", "adapter"),
     "full": ("stages.training.tuners.full:FullTuner", "model"),
     "llamapro": ("stages.training.tuners.llamapro:LlamaProTuner", "model"),
 }
@@ -39,6 +40,13 @@ class Tuner(Protocol):
 
         Raises:
             UserError: a module that the model does not have, a setting that it cannot take.
+        """
+
+    def plan(self, steps: int) -> None:
+        """Takes in how many optimizer steps the run has; called after `check`, before `prepare`.
+
+        Raises:
+            ArgumentsError: they do not go with its settings.
         """
 
     def weights(self, base: Path, checkpoint: Path | None) -> Path:

@@ -74,7 +74,7 @@ class PeftTuner(Tuner):
         """
         stored = self.stored_tensors(checkpoint)
         self.check_settings(model, checkpoint)
-        wanted = self.tensors(model)
+        stored, wanted = self.fitted(model, stored, checkpoint), self.tensors(model)
         for name in sorted(wanted.keys() | stored.keys()):
             here, there = (tuple(tensors[name].shape) if name in tensors else None for tensors in (wanted, stored))
             if here != there and (here is not None or "base_layer" not in name):
@@ -118,6 +118,10 @@ class PeftTuner(Tuner):
                     f"the checkpoint {checkpoint.name} is of another adapter: its {name} is {there}, "
                     f"these arguments make it {here}"
                 )
+
+    def fitted(self, model: Any, tensors: dict[str, Tensor], checkpoint: Path) -> dict[str, Tensor]:
+        """What a checkpoint holds, as the model has it in training."""
+        return tensors
 
     def put(self, model: Any, tensors: dict[str, Tensor]) -> None:
         """Puts tensors that fit into the model."""

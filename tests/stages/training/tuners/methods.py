@@ -68,7 +68,9 @@ def merged(lab: Lab, adapter: Path) -> Any:
     return base_model(out)
 
 
-def batch_losses(model: Any, lab: Lab, arguments: Mapping[str, Any], extra: Any = None) -> list[float]:
+def batch_losses(
+    model: Any, lab: Lab, arguments: Mapping[str, Any], extra: Any = None, after: Any = None
+) -> list[float]:
     """The losses of a training that is written out here: the same rows, AdamW, the same learning rates.
 
     Args:
@@ -76,6 +78,7 @@ def batch_losses(model: Any, lab: Lab, arguments: Mapping[str, Any], extra: Any 
         lab: whose rows are taken.
         arguments: of the run it is compared with.
         extra: a term of the loss, made of the model.
+        after: called after each step of the optimizer.
     """
     import pyarrow as pa
     import torch
@@ -102,6 +105,8 @@ def batch_losses(model: Any, lab: Lab, arguments: Mapping[str, Any], extra: Any 
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
+            if after is not None:
+                after()
             schedule.step()
             optimizer.zero_grad()
             losses.append(loss.item())
