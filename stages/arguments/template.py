@@ -1,8 +1,8 @@
 """SWIFT's template parameters: how a conversation becomes tokens, and which of them are learnt."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from stages.arguments.base import Arguments, option
 from stages.arguments.data import PluginArguments
@@ -55,6 +55,12 @@ class TemplateArguments(PluginArguments):
     """Write roles as the chat template does; false joins query and response."""
     template_backend: Literal["swift", "jinja"] = option("swift")
     """Who writes the conversation at inference: the template here, or the tokenizer's jinja template."""
+
+    @model_validator(mode="after")
+    def _check_template(self) -> Self:
+        if self.template is not None and self.template_backend == "jinja":
+            raise ValueError(f"`--template {self.template}` and `--template_backend jinja` exclude each other")
+        return self
 
 
 class MaxLengthArguments(Arguments):

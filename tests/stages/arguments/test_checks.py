@@ -78,6 +78,11 @@ def test_settled(model: type[Arguments], given: dict[str, Any], settled: dict[st
 @pytest.mark.parametrize(
     ("model", "given", "names"),
     [
+        (
+            SftArguments,
+            {"template": "chatml", "template_backend": "jinja"},
+            ["--template chatml", "--template_backend jinja"],
+        ),
         (SftArguments, {"val_dataset": ["v"], "split_dataset_ratio": 0.1}, ["--val_dataset", "--split_dataset_ratio"]),
         (SftArguments, {"resume_only_model": True}, ["--resume_only_model", "--resume_from_checkpoint"]),
         (SftArguments, {"fp16": True, "bf16": True}, ["--fp16", "--bf16"]),
