@@ -123,7 +123,7 @@ STAGE = Stage(
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="the model that the adapter was trained on"),
         "adapter": Input(
             kinds=("adapter",),
-            reads=("adapter_config.json", "adapter_model.safetensors", TEMPLATE),
+            reads=("adapter_config.json", "adapter_model.safetensors", "reft_config.json", TEMPLATE),
             help="a PEFT folder: adapter_config.json and adapter_model.safetensors",
         ),
     },

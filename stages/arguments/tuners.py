@@ -145,3 +145,13 @@ class ReftArguments(Arguments):
     """Form of the intervention."""
     reft_args: JsonObject | None = option(None)
     """Further settings of the intervention (dropout, act_fn, dtype, add_bias), as a JSON object."""
+
+    @model_validator(mode="after")
+    def _settle_reft(self) -> Self:
+        if getattr(self, "train_type", None) == "reft" and getattr(self, "gradient_checkpointing", False):
+            if "gradient_checkpointing" in self.model_fields_set:
+                raise ValueError(
+                    "`--gradient_checkpointing true` does not go with `--train_type reft`: drop one of them"
+                )
+            self._resolve(gradient_checkpointing=False)
+        return self

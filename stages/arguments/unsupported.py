@@ -38,7 +38,6 @@ hqq_axis
 use_galore galore_target_modules galore_rank galore_update_proj_gap galore_scale galore_proj_type
 galore_optim_per_parameter galore_with_embedding galore_quantization galore_proj_quant galore_proj_bits
 galore_proj_group_size galore_cos_threshold galore_gamma_proj galore_queue_size
-reft_layers reft_rank reft_intervention_type reft_args
 use_liger model_layer_cls_name metric_warmup_step fsdp_num acc_steps
 loss_type num_labels acc_strategy optimizer metric predict_with_generate
 deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config
@@ -60,7 +59,7 @@ UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     **dict.fromkeys(_NAMES_GENERATION.split(), (Unsupported(only=("sft", "export")),)),
     **dict.fromkeys(_NAMES_SFT.split(), (Unsupported(only=("sft",)),)),
     "attn_impl": (Unsupported("flash_attn"),),
-    "train_type": (Unsupported("(?!(lora|full|vera|fourierft|boft|llamapro|adalora)$).*"),),
+    "train_type": (Unsupported("(?!(lora|full|vera|fourierft|boft|llamapro|reft|adalora|adapter)$).*"),),
     "tuner_backend": (Unsupported("unsloth"),),
     "quant_method": (Unsupported(only=("sft",)), Unsupported("awq")),
     "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*", note="other benchmarks"),),

@@ -215,7 +215,14 @@ def _shape_of(name: str, base: BaseWeights, transposed: bool = False) -> tuple[i
 def _read_config(folder: Path) -> dict[str, Any]:
     from stages.sources.model_folder import read_json
 
+    if (folder / "reft_config.json").is_file():
+        raise ModelError(f"{folder.name} is a ReFT: interventions on hidden states cannot be folded into a model")
     config = read_json(folder / "adapter_config.json")
+    if config.get("swift_type") == "ADAPTER":
+        raise ModelError(
+            f"{folder.name} holds networks that stand between the model's layers (`--train_type adapter`), and no "
+            "weight that is there could stand for them: use it as it is, or train with `--train_type lora`"
+        )
     kind = str(config.get("peft_type"))
     if kind != "LORA" and kind not in KINDS:
         raise ModelError(f"merging an adapter of type {kind} is not supported yet: {', '.join(['LORA', *KINDS])} are")

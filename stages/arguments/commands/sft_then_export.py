@@ -41,4 +41,8 @@ class SftThenExportArguments(
     def _check_flow(self) -> Self:
         if not self.merge_lora:
             raise ValueError("`--merge_lora false` leaves nothing to export: use `martlet sft` to stop at the adapter")
+        if self.train_type == "reft":
+            raise ValueError(
+                "`--train_type reft` leaves interventions, which cannot be folded into a model: use `martlet sft`"
+            )
         return self

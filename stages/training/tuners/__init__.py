@@ -27,7 +27,9 @@ TUNERS: dict[str, tuple[str, Kind]] = {
     "fourierft": ("stages.training.tuners.fourierft:FourierFtTuner", "adapter"),
     "boft": ("stages.training.tuners.boft:BoftTuner", "adapter"),
     "adalora": ("stages.training.tuners.adalora:AdaLoraTuner", "adapter"),
+    "adapter": ("stages.training.tuners.houlsby:HoulsbyTuner", "adapter"),
     "full": ("stages.training.tuners.full:FullTuner", "model"),
+    "reft": ("stages.training.tuners.reft:ReftTuner", "adapter"),
     "llamapro": ("stages.training.tuners.llamapro:LlamaProTuner", "model"),
 }
 
