@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.data.rows import RowError
+from stages.errors import StageFailed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +25,8 @@ TAGS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}
 """What stands in a text for a medium of each column."""
 
 FETCH_SECONDS = 30
+PASSING = (408, 429)
+"""Refusals of a web server that another try may not meet: too slow, too many requests."""
 
 
 def open_images(names: Sequence[str], folder: Path) -> list[Image]:
@@ -31,6 +34,7 @@ def open_images(names: Sequence[str], folder: Path) -> list[Image]:
 
     Raises:
         RowError: one is missing, or is no image.
+        StageFailed: the network, or a web server, does not give it now.
     """
     return [_open(name, f"images[{index}]", folder) for index, name in enumerate(names)]
 
@@ -98,5 +102,10 @@ def _fetch(address: str, what: str) -> bytes:
         answer = requests.get(address, timeout=FETCH_SECONDS)
         answer.raise_for_status()
     except requests.RequestException as error:
-        raise RowError(f"{what} {address:.200} cannot be fetched: {error}") from None
+        line = f"{what} {address:.200} cannot be fetched: {error}"
+        status = 0 if error.response is None else error.response.status_code
+        if isinstance(error, ValueError) or (400 <= status < 500 and status not in PASSING):
+            raise RowError(line) from None
+        # What the network does today must not decide which rows are learnt.
+        raise StageFailed(line) from error
     return answer.content

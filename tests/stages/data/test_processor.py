@@ -19,7 +19,7 @@ from stages.data.processor import open_processor
 from stages.data.rows import RowError
 from stages.data.templates import TemplateSettings
 from stages.data.tokenizer import load_tokenizer
-from stages.errors import ArgumentsError, DataError, MissingPackage, ModelError, UserError
+from stages.errors import ArgumentsError, DataError, MissingPackage, ModelError, StageFailed, UserError
 from tests.stages.vision import picture_row, write_picture
 
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -422,7 +422,7 @@ def bad(name: str = "media/red.png", **row: Any) -> dict[str, Any]:
         (bad("media/cut.png"), "images[0] 'media/cut.png' is a damaged image: "),
         (bad("data:image/png;base64,%%%"), "images[0] is a data URI, but not base64: "),
         (bad("data:image/png;base64,AAAA"), "images[0] 'data:image/png;base64,AAAA' is not an image"),
-        (bad("http://127.0.0.1:9/red.png"), "images[0] http://127.0.0.1:9/red.png cannot be fetched: "),
+        (bad("http://[x/red.png"), "images[0] http://[x/red.png cannot be fetched: "),
         (bad(messages=talk("<image><image>it?", "red")), "2 tags <image> for 1 images"),
         (bad(messages=talk("it?", "red")), "0 tags <image> for 1 images"),
         (bad(images=[]), "1 tags <image> for 0 images"),
@@ -443,6 +443,28 @@ def test_a_bad_row_is_one_clear_line(make: Make, folder: Path, row: dict[str, An
     assert isinstance(reason, str)
     assert reason.startswith(message)
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize(("status", "drops"), [(404, True), (403, True), (429, False), (503, False), (None, False)])
+def test_the_network_does_not_decide_which_rows_are_learnt(
+    make: Make, monkeypatch: pytest.MonkeyPatch, status: int | None, drops: bool
+) -> None:
+    import requests
+
+    def get(address: str, timeout: float) -> requests.Response:
+        if status is None:
+            raise requests.ConnectionError("no route to host")
+        answer = requests.Response()
+        answer.status_code, answer.url = status, address
+        return answer
+
+    monkeypatch.setattr(requests, "get", get)
+    row = bad("http://host.invalid/red.png")
+    if drops:
+        assert str(make().encode_row(row)).startswith("images[0] http://host.invalid/red.png cannot be fetched: ")
+    else:
+        with pytest.raises(StageFailed, match=r"^images\[0\] http://host\.invalid/red\.png cannot be fetched: "):
+            make().encode_row(row)
 
 
 def tokenized(model: Path, folder: Path, rows: list[Any], **given: Any) -> tuple[list[str], dict[str, Any]]:
