@@ -111,7 +111,7 @@ class LazyRows:
             raise IndexError(index)
         for offset in range(len(self.rows) if self.replaces else 1):
             number = (index + offset) % len(self.rows)
-            item = self.usable(self.rows[number], number)
+            item = self.usable(self.rows[number], number + 1)
             if item is not None:
                 return item
         if self.replaces:

@@ -57,7 +57,7 @@ class MediaRows:
             DataError: none is left.
         """
         self._rows, self._usable = rows, usable
-        found = ((number, usable(rows[number], number)) for number in range(len(rows)))
+        found = ((number, usable(rows[number], number + 1)) for number in range(len(rows)))
         kept = [(number, len(item["input_ids"])) for number, item in found if item is not None]
         self._numbers = [number for number, _ in kept]
         self.lengths = [length for _, length in kept]
@@ -72,7 +72,7 @@ class MediaRows:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Row `index` as `collate_media` takes it."""
         number = self._numbers[index]
-        item = self._usable(self._rows[number], number)
+        item = self._usable(self._rows[number], number + 1)
         assert item is not None, number
         return item
 

@@ -53,7 +53,7 @@ def test_a_row_that_is_dropped_is_the_next_one(tmp_path: Path, encoder: Any, cap
     assert texts[5] == texts[0]
     assert texts == [found[index]["input_ids"].tolist() for index in range(6)]
     assert [record.message for record in caplog.records] == [
-        f"train: train.parquet row {row} is left out: too long" for row in (2, 3, 5)
+        f"train: train.parquet row {row} is left out: too long" for row in (3, 4, 6)
     ]
 
 
@@ -72,7 +72,7 @@ def test_nothing_can_be_trained(tmp_path: Path, encoder: Any) -> None:
 def test_ids_that_the_model_does_not_know(tmp_path: Path, encoder: Any) -> None:
     found = lazy(tmp_path, questions(1), encoder)
     found.usable.vocabulary = 3
-    with pytest.raises(DataError, match=r"train.parquet row 0 has the token id \d+, the model knows 3 tokens"):
+    with pytest.raises(DataError, match=r"train.parquet row 1 has the token id \d+, the model knows 3 tokens"):
         found[0]
 
 
