@@ -41,8 +41,10 @@ class SftThenExportArguments(
     def _check_flow(self) -> Self:
         if not self.merge_lora:
             raise ValueError("`--merge_lora false` leaves nothing to export: use `martlet sft` to stop at the adapter")
-        if self.train_type == "reft":
+        unmerged = {"reft": "interventions", "adapter": "networks between the layers"}
+        if self.train_type in unmerged:
             raise ValueError(
-                "`--train_type reft` leaves interventions, which cannot be folded into a model: use `martlet sft`"
+                f"`--train_type {self.train_type}` leaves {unmerged[self.train_type]}, which cannot be folded into a "
+                "model: use `martlet sft`"
             )
         return self

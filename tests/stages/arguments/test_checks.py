@@ -94,6 +94,12 @@ def test_settled(model: type[Arguments], given: dict[str, Any], settled: dict[st
         ),
         (SftArguments, {"save_strategy": "best"}, ["--save_strategy best", "--metric_for_best_model"]),
         (SftThenExportArguments, {"merge_lora": False}, ["--merge_lora false", "martlet sft"]),
+        (
+            SftThenExportArguments,
+            {"train_type": "adapter"},
+            ["--train_type adapter", "cannot be folded", "martlet sft"],
+        ),
+        (SftThenExportArguments, {"train_type": "reft"}, ["--train_type reft", "cannot be folded", "martlet sft"]),
         (SftThenExportArguments, {"quant_bits": 4}, ["--quant_bits 4", "--quant_method", "bnb, gptq, awq"]),
         (SftThenExportArguments, {"quant_method": "gptq"}, ["--quant_method gptq", "--quant_bits", "2, 3, 4, 8"]),
         (SftThenExportArguments, {"quant_method": "bnb", "quant_bits": 3}, ["--quant_bits 3", "4, 8"]),
