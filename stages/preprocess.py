@@ -234,7 +234,12 @@ def _stream(reader: _Reader, out: Path) -> Metrics:
         validation.append((dataset.rows, chosen))
     num_validation = write_parquet(validation, out / "validation.parquet")
     told = StreamFormat(
-        writer.sources, arguments.data_seed, arguments.strict, arguments.model_name, arguments.model_author
+        writer.sources,
+        arguments.data_seed,
+        arguments.strict,
+        arguments.model_name,
+        arguments.model_author,
+        STAGE.version,
     )
     writer.finish(told, reader.inputs.get("plugins"))
     metrics: Metrics = {"validation_rows": num_validation, **(collector.finish() if validation else {})}

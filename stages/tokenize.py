@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.arguments import TokenizeArguments
+from stages.artifacts.key import library_versions
 from stages.context import Context
 from stages.data.chat_template import PINNED_DATE
 from stages.data.encode import EncoderSettings, template_settings
@@ -33,6 +34,8 @@ __all__ = ["STAGE", "prepare", "tokenize"]
 
 SPLITS = ("train", "validation")
 MEDIA = ("images", "videos", "audios")
+MEDIA_LIBRARIES = ("pillow", "torchvision")
+"""With torchvision, transformers prepares pictures in another way, which gives slightly other pixels."""
 NAMED_DROPS = 10
 TEMPLATE = "chat_template.jinja"
 TRIED_ROWS = 64
@@ -230,7 +233,10 @@ class _Job:
     def _leave_for_later(self, codec: Codec, streams: bool) -> Metrics:
         """Hands the rows on with all that decides how they are encoded, after some of them have been tried."""
         tried = self._try_some(codec, streams)
-        (self.out / "encoder.json").write_text(self.settings.to_json(), encoding="utf-8")
+        libraries = (*STAGE.libraries, *(MEDIA_LIBRARIES if self._sees() else ()))
+        versions = {STAGE.name: STAGE.version, **library_versions(libraries)}
+        settings = replace(self.settings, versions=versions)
+        (self.out / "encoder.json").write_text(settings.to_json(), encoding="utf-8")
         if "plugins" in self.inputs:
             link_tree(self.inputs["plugins"], self.out / "plugins")
         metrics: Metrics = {"lazy": not streams, "streaming": streams}
@@ -273,11 +279,17 @@ class _Job:
 
     def _row_encoder(self, codec: Codec) -> Any:
         """Text rows by the tokenizer, rows with media by the model's processor."""
-        from stages.data.media_encode import needs_processor, open_media_encoder
+        from stages.data.media_encode import open_media_encoder
 
-        if not needs_processor(self.inputs["model"], self.dataset, packing=self.arguments.packing):
+        if not self._sees():
             return self._encoder(codec.safe).encode_row
         return open_media_encoder(self.inputs["model"], self.settings, self.dataset).encode_row
+
+    def _sees(self) -> bool:
+        """Whether rows go through the model's processor."""
+        from stages.data.media_encode import needs_processor
+
+        return needs_processor(self.inputs["model"], self.dataset, packing=self.arguments.packing)
 
     def _first_rows(self, streams: bool) -> Iterator[dict[str, Any]]:
         from itertools import chain, islice

@@ -56,6 +56,7 @@ class EncoderSettings:
         max_pixels: of an image; None for as many as it has.
         packing: whether train puts rows of a stream together, up to max_length.
         strict: whether a row that cannot be rendered ends training.
+        versions: of what else decides, the stage tokenize among it: the key of train, which encodes, has none of it.
     """
 
     template: TemplateSettings = field(default_factory=TemplateSettings)
@@ -64,6 +65,7 @@ class EncoderSettings:
     max_pixels: int | None = None
     packing: bool = False
     strict: bool = False
+    versions: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As text."""

@@ -88,6 +88,7 @@ class StreamFormat:
         strict: a malformed row is an error instead of being passed over.
         model_name: of self-cognition rows.
         model_author: of self-cognition rows.
+        version: of the stage preprocess: rows are read by its code, in stages whose keys do not know of it.
     """
 
     sources: Sequence[StreamSource]
@@ -95,6 +96,7 @@ class StreamFormat:
     strict: bool = False
     model_name: Sequence[str] = ()
     model_author: Sequence[str] = ()
+    version: int = 0
 
     def write(self, folder: Path) -> None:
         """Writes the file."""

@@ -304,6 +304,7 @@ def test_rows_that_are_encoded_later_go_on_with_all_that_it_takes(model: Path, t
 
     from stages.arguments import PreprocessArguments
     from stages.data.encode import EncoderSettings, open_encoder
+    from stages.preprocess import STAGE as PREPROCESS
     from stages.preprocess import prepare, preprocess
 
     source = tmp_path / "rows.jsonl"
@@ -325,6 +326,8 @@ def test_rows_that_are_encoded_later_go_on_with_all_that_it_takes(model: Path, t
     assert metrics["rows_tried"] == (5 if streaming else 2)
     settings = EncoderSettings.from_json((out / "encoder.json").read_text())
     assert settings.max_length == 64
+    assert settings.versions.keys() == {"tokenize", *STAGE.libraries}, "else train would not run again with new ones"
+    assert not streaming or json.loads((out / "stream.json").read_text())["version"] == PREPROCESS.version
     encoded = open_encoder(model, settings).encode_row({"messages": ONE})
     eager, _ = run(model, write_rows(tmp_path / "eager", [ONE]), tmp_path, max_length=64)
     assert not isinstance(encoded, str)

@@ -492,6 +492,7 @@ def test_tokenize_hands_rows_with_pictures_on(model: str, folder: Path, request:
     files, metrics = tokenized(request.getfixturevalue(model), folder, rows, max_pixels=600)
     assert files == ["encoder.json", "media/red.png", "tokens.json", "train.parquet"]
     settings = EncoderSettings.from_json((folder / "out" / "encoder.json").read_text())
+    assert {"pillow", "torchvision"} < settings.versions.keys()
     assert (settings.max_pixels, settings.max_length, settings.truncation) == (600, 512, "left")
     assert (metrics["train_rows"], metrics["rows_tried"], metrics["rows_tried_and_dropped"]) == (3, 3, 1)
 
