@@ -8,11 +8,14 @@ import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from playwright.sync_api import expect
 
+from stages.arguments import SftThenExportArguments
 from stages.arguments.signature import MAIN
+from stages.arguments.unsupported import unsupported_values
 from tests.conftest import alpaca_rows
 from tests.flows.conftest import Martlet, api, wait_for, wait_until
 
@@ -124,6 +127,7 @@ def ui(prefect_environment: dict[str, str]) -> Iterator[Ui]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
         page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
         yield Ui(page, prefect_environment)
         browser.close()
 
@@ -190,8 +194,7 @@ def test_hits_show_as_cached(ui: Ui, second: dict[str, Any]) -> None:
     graph = ui.get(f"flow_runs/{second['id']}/graph-v2")
     assert sorted(node["label"] for _, node in graph["nodes"]) == sorted(f"{task} · cached" for task in TASKS)
     page = ui.open(f"runs/flow-run/{second['id']}?tab=TaskRuns")
-    page.get_by_text("Cached", exact=True).first.wait_for()
-    assert page.get_by_text("Cached", exact=True).count() == len(TASKS)
+    expect(page.get_by_text("Cached", exact=True)).to_have_count(len(TASKS))
 
 
 def test_training_shows_its_curve_and_what_it_took(ui: Ui, first: dict[str, Any]) -> None:
@@ -224,7 +227,7 @@ def test_the_summary_leads_to_the_output(ui: Ui, first: dict[str, Any], second: 
         page.get_by_text("Output:").and_(page.locator("p")).wait_for()
         output = Path(page.locator("code").first.inner_text())
         assert (output / "checkpoint-100-merged" / "config.json").is_file()
-        assert page.get_by_role("row").filter(has_text="cached").count() == (len(TASKS) if run is second else 0)
+        expect(page.get_by_role("row").filter(has_text="cached")).to_have_count(len(TASKS) if run is second else 0)
     page.get_by_text("push_to_hub: --push_to_hub was not given").wait_for()
 
 
@@ -233,7 +236,7 @@ def test_the_model_card_says_what_was_made_of_what(ui: Ui, first: dict[str, Any]
     for heading in ("Evaluation", "Base model", "Data", "Training", "Use", "Made by"):
         page.get_by_role("heading", name=heading, exact=True).wait_for()
     assert "4" in page.get_by_role("row").filter(has_text="lora_rank").inner_text()
-    assert page.get_by_role("row").filter(has_text="tokenize").count() == 1
+    expect(page.get_by_role("row").filter(has_text="tokenize")).to_have_count(1)
 
 
 def test_the_form_has_the_main_fields_first_with_choices(ui: Ui, deployment: str) -> None:
@@ -246,11 +249,17 @@ def test_the_form_has_the_main_fields_first_with_choices(ui: Ui, deployment: str
     assert len(names) == 40
     assert labels.index(names[-1]) - labels.index("model") == 39, "the main forty stand together"
     assert page.get_by_text('Property is type "None"').count() == 0
-    assert "use_galore" not in labels
+    refused = [
+        name for name in SftThenExportArguments.model_fields if unsupported_values(name, "x", "sft-then-export") == []
+    ]
+    assert refused
+    assert not set(refused) & set(labels)
     field = page.locator("div.group").filter(has=page.get_by_text("train_type (Optional)", exact=True)).last
     field.locator("fieldset button").first.click()
     page.get_by_role("option").first.wait_for()
-    assert page.get_by_role("option").all_inner_texts() == ["lora", "full"]
+    offered = get_args(SftThenExportArguments.model_fields["train_type"].annotation)
+    taken = [value for value in offered if unsupported_values("train_type", value, "sft-then-export") is None]
+    assert page.get_by_role("option").all_inner_texts() == taken
     page.keyboard.press("Escape")
 
 
