@@ -21,4 +21,8 @@ def choose_optimizer(arguments: TrainArguments) -> OptimizerMaker | None:
         from stages.training.optimizers.lorap import make_lorap
 
         return partial(make_lorap, arguments.lorap_lr_ratio)
+    if arguments.use_galore:
+        from stages.training.optimizers.galore import make_galore
+
+        return partial(make_galore, arguments)
     return None

@@ -35,12 +35,16 @@ class FullTuner(Tuner):
     lisa: list[LisaSwitch] = field(default_factory=list)
 
     def check(self, skeleton: nn.Module) -> None:
-        """Refuses quantized weights, and more layers for LISA than there are."""
+        """Refuses quantized weights, more layers for LISA than there are, and modules for GaLore that are not there."""
         check_not_quantized(skeleton)
         if self.arguments.lisa_activated_layers:
             from stages.training.tuners.lisa import check_lisa
 
             check_lisa(self.arguments, skeleton)
+        if self.arguments.use_galore:
+            from stages.training.optimizers.galore import projected_modules
+
+            projected_modules(skeleton, self.arguments)
 
     def weights(self, base: Path, checkpoint: Path | None) -> Path:
         """The checkpoint, which is a whole model."""
