@@ -17,6 +17,7 @@ from stages.data.collect import Collector
 from stages.data.dataset_info import DatasetMeta, Registry, read_dataset_info
 from stages.data.files import data_files
 from stages.data.media import MediaFinder
+from stages.data.media_state import media_state
 from stages.data.plugins import hand_in_plugins, load_plugins
 from stages.data.row_maker import RowMaker
 from stages.data.self_cognition import SelfCognition
@@ -52,6 +53,7 @@ def prepare(arguments: PreprocessArguments) -> Prepared[PreprocessArguments]:
     registry = _registry(arguments.custom_dataset_info, load_plugins(plugins))
     used: list[str] = []
     folders: list[str] = []
+    local: list[Path] = []
     for name in ARGUMENTS:
         paths: list[Path] = []
         specs = []
@@ -64,8 +66,14 @@ def prepare(arguments: PreprocessArguments) -> Prepared[PreprocessArguments]:
             specs.append(str(pinned))
         update[name] = specs
         _hand_in(inputs, name, paths)
+        local += paths
         folders += [str((path if path.is_dir() else path.parent).resolve()) for path in paths]
     update["media_dirs"] = _media_dirs(arguments.media_dirs, folders)
+    if local and arguments.media_state is None:
+        starts = list(update["media_dirs"])
+        starts = starts * len(local) if len(starts) == 1 else starts
+        pairs = [(path, Path(start).expanduser()) for path, start in zip(local, starts, strict=True) if path.is_file()]
+        update["media_state"] = media_state(pairs)
     update["custom_dataset_info"] = [f"[{', '.join(dict.fromkeys(used))}]"] if used else []
     return Prepared(arguments.model_copy(update=update), inputs)
 
@@ -77,6 +85,9 @@ def _hand_in(inputs: dict[str, Path | tuple[Path, ...]], name: str, paths: Seque
 
 def _media_dirs(given: Sequence[str], own: Sequence[str]) -> Sequence[str]:
     """Where relative paths of media start: where it was said, else in the folder of each data file."""
+    for folder in given if own else ():  # on a worker they were another machine's
+        if not Path(folder).expanduser().is_dir():
+            raise ArgumentsError(f"`--media_dirs {folder}` is no folder")
     if given and len(given) not in (1, len(own)) and own:
         raise ArgumentsError(
             f"`--media_dirs` names {len(given)} folders for {len(own)} local datasets: name one, or all"

@@ -38,6 +38,10 @@ MEDIA_LIBRARIES = ("pillow", "torchvision")
 """With torchvision, transformers prepares pictures in another way, which gives slightly other pixels."""
 NAMED_DROPS = 10
 TEMPLATE = "chat_template.jinja"
+NOT_LEARNT = {
+    "label": "does not look at it, and learns answers labelled false too",
+    "rejected_response": "learns the chosen answers alone",
+}
 TRIED_ROWS = 64
 """Rows that are encoded on trial where the others are encoded later."""
 
@@ -107,6 +111,7 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
     job = _Job(arguments, inputs, out, context, model, template, settings)
     metrics: Metrics = {"max_length": settings.max_length, "template": template.name}
     metrics |= job.run(codec)
+    metrics["encoded_with"] = codec.name
     (out / "tokens.json").write_text(
         json.dumps(_facts(job, metrics), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -135,6 +140,9 @@ class _Job:
         """Writes all files but the facts, and counts."""
         streams = (self.dataset / "stream.json").is_file()
         columns = self._columns()
+        for name, what in NOT_LEARNT.items():
+            if name in columns:
+                self.context.logger.warning("rows have the column %s: supervised fine-tuning %s", name, what)
         self._write_chat_template(streams)
         if streams or self._encodes_later(columns):
             return self._leave_for_later(codec, streams)

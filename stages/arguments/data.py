@@ -27,7 +27,7 @@ class RowWorkArguments(Arguments):
     GROUP: ClassVar[str] = "Data Parameters"
 
     dataset_num_proc: int = option(1, ge=1, in_key=False)
-    """Processes that read and tokenize rows."""
+    """Threads that tokenize rows, and processes in which the datasets library reads them."""
     load_from_cache_file: bool = option(False, in_key=False)
     """Let the datasets library use its own cache of earlier work."""
     strict: bool = option(False)
@@ -66,6 +66,8 @@ class DatasetArguments(PluginArguments, DataSeedArguments, RowWorkArguments):
     """The author it names in self-cognition rows: in Chinese, then in English."""
     media_dirs: Strings = option([], in_key=False)
     """Folder in which relative paths of images, videos and audios start; by default that of the data file."""
+    media_state: str | None = option(None)
+    """What the media beside a data file looked like; filled in when the rows are handed in."""
     custom_dataset_info: Strings = option([])
     """JSON files, or JSON text, that register datasets."""
 

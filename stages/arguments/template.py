@@ -58,6 +58,8 @@ class TemplateArguments(PluginArguments):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
+        if self.template is not None and not self.use_chat_template:
+            raise ValueError(f"`--use_chat_template false` writes no template: drop `--template {self.template}`")
         if self.template is not None and self.template_backend == "jinja":
             raise ValueError(f"`--template {self.template}` and `--template_backend jinja` exclude each other")
         return self

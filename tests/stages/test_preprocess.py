@@ -280,7 +280,23 @@ def test_pictures_are_looked_for_beside_the_data_file(store: LocalStore, tmp_pat
     )
     assert run(store, dataset=[str(path)], split_dataset_ratio=0).metrics["rows_dropped"] == 1
     given = run(store, dataset=[str(path)], split_dataset_ratio=0.0, media_dirs=[str(tmp_path / "pictures")])
-    assert given.status == "cached", "where pictures lie is in no key"
+    assert given.metrics["rows_dropped"] == 1, "the other one is there now"
+
+
+def test_a_picture_that_changes_is_read_again(tmp_path: Path, store: LocalStore) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    path = write_rows(tmp_path / "rows.jsonl", [{"query": "<image>?", "response": "r", "images": ["a.png"]}])
+    first = run(store, dataset=[str(path)], split_dataset_ratio=0)
+    assert run(store, dataset=[str(path)], split_dataset_ratio=0).status == "cached"
+    Image.new("RGB", (4, 5), "blue").save(tmp_path / "a.png")
+    again = run(store, dataset=[str(path)], split_dataset_ratio=0)
+    assert again.status == "ran"
+    assert again.artifact != first.artifact
+    text = write_rows(tmp_path / "text.jsonl", [{"query": "a.png?", "response": "r.jpg"}])
+    run(store, dataset=[str(text)], split_dataset_ratio=0)
+    assert run(store, dataset=[str(text)], split_dataset_ratio=0).status == "cached"
 
 
 @pytest.mark.parametrize(

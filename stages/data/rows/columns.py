@@ -78,8 +78,9 @@ def plan_columns(columns: Sequence[str], renamed: Mapping[str, str]) -> Plan:
         RowError: two columns mean the same.
     """
     names = {column: renamed.get(column.lower(), column).lower() for column in columns}
+    told = {_meaning(name) for column, name in names.items() if column.lower() in renamed}
     for column in [column for column in columns if column.lower() not in renamed]:
-        if any(names[column] == name for other, name in names.items() if other.lower() in renamed):
+        if _meaning(names[column]) in told:
             del names[column]  # the user named another column for this
     by_name = {name: column for column, name in names.items()}
     chosen, rejected = next(((by_name[a], by_name[b]) for a, b in PAIRS if a in by_name and b in by_name), (None, None))
@@ -101,6 +102,10 @@ def plan_columns(columns: Sequence[str], renamed: Mapping[str, str]) -> Plan:
         found = {**_targets(rest), "query": by_name["instruction"]}
         return _plan("alpaca", found, input=by_name["input"], chosen=chosen, rejected=rejected)
     return _plan("query", _targets(known), chosen=chosen, rejected=rejected)
+
+
+def _meaning(name: str) -> str:
+    return TARGETS.get(name, name)
 
 
 def _plan(
@@ -130,18 +135,15 @@ def _plan(
 
 
 def _targets(known: Mapping[str, str]) -> dict[str, str]:
-    """Standard names to the row's columns; the standard name itself wins over the others.
+    """Standard names to the row's columns.
 
     Raises:
-        RowError: two columns mean the same, and neither has the standard name.
+        RowError: two columns mean the same: a guess would train the wrong one.
     """
     found: dict[str, list[str]] = {}
     for column, name in known.items():
         found.setdefault(TARGETS[name], []).append(column)
-    chosen = {}
     for target, columns in found.items():
-        standard = [column for column in columns if known[column] == target]
-        if len(columns) > 1 and len(standard) != 1:
+        if len(columns) > 1:
             raise RowError(f"columns {quoted(columns)} all mean {target}: rename or drop all but one", AMBIGUOUS)
-        chosen[target] = (standard or columns)[0]
-    return chosen
+    return {target: columns[0] for target, columns in found.items()}

@@ -213,7 +213,7 @@ def check_turns(messages: Sequence[Message], *, answered: bool = True) -> None:
             if role == "tool" and messages[index - 1]["role"] == "tool":
                 continue  # the results of calls made at once
             if role != "assistant":
-                raise RowError(f"message {index + 1} is of role {role}, where one of assistant is due", "wrong turns")
+                raise RowError(f"message {index + 1} is of role {role}, where an assistant's is due", "wrong turns")
             content = turn["content"]
             if (not content or content.isspace()) and "tool_calls" not in turn:
                 raise RowError(f"message {index + 1}, an answer, is empty", "no answer")
@@ -221,6 +221,6 @@ def check_turns(messages: Sequence[Message], *, answered: bool = True) -> None:
         elif role == "user" or role == "tool":
             expected = "assistant"
         else:
-            raise RowError(f"message {index + 1} is of role {role}, where one of user is due", "wrong turns")
+            raise RowError(f"message {index + 1} is of role {role}, where a user's is due", "wrong turns")
     if start == len(messages) or (expected == "assistant" and answered):
         raise RowError("the last message is not an answer of the assistant", "no answer")

@@ -80,6 +80,11 @@ def test_settled(model: type[Arguments], given: dict[str, Any], settled: dict[st
     [
         (
             SftArguments,
+            {"template": "chatml", "use_chat_template": False},
+            ["--template chatml", "--use_chat_template false"],
+        ),
+        (
+            SftArguments,
             {"template": "chatml", "template_backend": "jinja"},
             ["--template chatml", "--template_backend jinja"],
         ),

@@ -179,16 +179,16 @@ def bench(tmp_path: Path) -> Bench:
             "no answer",
             "the last message is not an answer of the assistant",
         ),
-        ({"messages": [PAIR[0], *PAIR]}, "wrong turns", "message 2 is of role user, where one of assistant is due"),
+        ({"messages": [PAIR[0], *PAIR]}, "wrong turns", "message 2 is of role user, where an assistant's is due"),
         (
             {"messages": [PAIR[1], *PAIR]},
             "wrong turns",
-            "message 1 is of role assistant, where one of user is due",
+            "message 1 is of role assistant, where a user's is due",
         ),
         (
             {"messages": [*PAIR, {"role": "system", "content": "s"}]},
             "wrong turns",
-            "message 3 is of role system, where one of user is due",
+            "message 3 is of role system, where a user's is due",
         ),
         (
             {"messages": [{"role": "narrator", "content": "n"}, *PAIR]},

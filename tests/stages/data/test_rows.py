@@ -117,7 +117,6 @@ CALLS = {
         ({"instruction": "q", "output": "r"}, [("user", "q"), ("assistant", "r")]),
         ({"input": "q", "target": "r", "system_prompt": "s"}, [("system", "s"), ("user", "q"), ("assistant", "r")]),
         ({"question": 7, "answer": 49}, [("user", "7"), ("assistant", "49")]),
-        ({"query": "q", "response": "r", "text": "not this"}, [("user", "q"), ("assistant", "r")]),
         ({"query": "q", "response": "r", "id": 3, "source": "x"}, [("user", "q"), ("assistant", "r")]),
         # TRL's prompt and completion, as conversations
         (
