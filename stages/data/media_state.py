@@ -1,7 +1,7 @@
 """What media outside of a data file look like now: `media_state([(Path("rows.jsonl"), Path("pictures"))])`.
 
 A data file by itself is in the key by its content; the pictures that its rows name lie beside it, and are looked at
-only when the rows are read. So that a changed picture is not missed, their sizes and times are in the key: a copy of the
+only when the rows are read. So that a change is not missed, their sizes and times are in the key: a copy of the
 same pictures makes preprocess run again, and leaves what follows cached, for a dataset is addressed by its content.
 """
 

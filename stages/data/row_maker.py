@@ -58,6 +58,9 @@ class RowMaker:
     def report(self, logger: Logger) -> None:
         """Says what about all rows may be a surprise."""
         self.names.report(logger)
+        for standardizer in self._standardizers.values():
+            for column, what in standardizer.never_seen.items():
+                logger.warning("no row has the column %r, which is to be read as %s", column, what)
         if self._media is not None:
             self._media.report(logger)
 

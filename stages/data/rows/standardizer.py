@@ -43,6 +43,8 @@ class Standardizer:
         self._turns = TurnReader(messages)
         self._renamed = {column.lower(): _known(column, name) for column, name in (columns or {}).items()}
         self._plans: dict[tuple[str, ...], Plan] = {}
+        self.never_seen = dict(columns or {})
+        """Columns that are to be read as something, and that no row has had so far."""
 
     def standardize(self, row: Mapping[str, Any] | Malformed) -> dict[str, Any]:
         """The row with standard columns.
@@ -74,6 +76,9 @@ class Standardizer:
         for column in columns:
             if not isinstance(column, str):
                 raise RowError(f"a column is named {column!r:.80}, which is not text", "ambiguous columns")
+        if self.never_seen:
+            lower = {column.lower() for column in columns}
+            self.never_seen = {name: what for name, what in self.never_seen.items() if name.lower() not in lower}
         if len(self._plans) >= KEPT_PLANS:
             self._plans.clear()
         return self._plans.setdefault(columns, plan_columns(columns, self._renamed))

@@ -96,3 +96,13 @@ def test_media_lie_beside_the_file_or_where_it_came_from(tmp_path: Path, caplog:
         "messages": [{"role": "user", "content": "<image><image>"}, {"role": "assistant", "content": "r"}],
         "images": ["a.png", "b.png"],
     }
+
+
+def test_a_registered_column_that_no_row_has_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    maker = RowMaker(42)
+    reading = Reading(columns={"Ask": "query", "repply": "response"})
+    maker.make({"ask": "q", "answer": "r"}, reading)
+    maker.make({"query": "q", "answer": "r"}, reading)
+    maker.report(logging.getLogger("test"))
+    said = [record.getMessage() for record in caplog.records if "column" in record.getMessage()]
+    assert said == ["no row has the column 'repply', which is to be read as response"]
