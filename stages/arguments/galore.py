@@ -46,6 +46,23 @@ class GaloreArguments(Arguments):
     """Successive projections whose similarity is averaged."""
 
     @model_validator(mode="after")
+    def _settle_galore_optimizers(self) -> Self:
+        if not (self.use_galore and self.galore_optim_per_parameter):
+            return self
+        if getattr(self, "gradient_accumulation_steps", 1) > 1:
+            raise ValueError(
+                "`--galore_optim_per_parameter` steps in each backward pass: drop `--gradient_accumulation_steps`"
+            )
+        if getattr(self, "max_grad_norm", 0):
+            if "max_grad_norm" in self.model_fields_set:
+                raise ValueError(
+                    "`--galore_optim_per_parameter` never has all gradients, whose norm `--max_grad_norm` is about: "
+                    "drop one of them"
+                )
+            self._resolve(max_grad_norm=0.0)
+        return self
+
+    @model_validator(mode="after")
     def _check_galore(self) -> Self:
         if self.use_galore and getattr(self, "train_type", "full") != "full":
             raise ValueError("`--use_galore` trains all weights: add `--train_type full`")

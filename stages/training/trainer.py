@@ -187,12 +187,26 @@ class _StageTrainer(Base):  # type: ignore[misc]
         """On a CPU, rows of different lengths one by one: the gradients add up to the same, without padding."""
         self.feed.reached(inputs.pop("place", None))
         self._extra_due = self.accelerator.sync_gradients  # the last part of a step
-        if num_items_in_batch is None or self.args.device.type != "cpu":
-            return super().training_step(model, inputs, num_items_in_batch)
-        return sum(
-            super(_StageTrainer, self).training_step(model, part, num_items_in_batch)
-            for part in split_by_length(inputs)
-        )
+        whole = num_items_in_batch is None or self.args.device.type != "cpu"
+        parts = [inputs] if whole else split_by_length(inputs)
+        loss: Any = 0
+        for number, part in enumerate(parts, 1):
+            if self._steps_at_once is not None:
+                self._steps_at_once.due = number == len(parts)
+            loss = loss + super().training_step(model, part, num_items_in_batch)
+        return loss
+
+    @property
+    def _steps_at_once(self) -> Any:
+        """The optimizer, if it makes its steps during the backward pass."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate has wrapped it
+        return optimizer if hasattr(optimizer, "due") else None
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The Trainer's own, or what an optimizer has seen whose gradients are gone."""
+        if self._steps_at_once is not None:
+            return self._steps_at_once.take_norm()
+        return super()._get_grad_norm(model, grad_norm)
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         """The loss of a batch, remembered with its weight."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stages.arguments import TrainArguments
 
-__all__ = ["GaloreAdamW", "make_galore", "projected_modules"]
+__all__ = ["AtOnce", "GaloreAdamW", "make_galore", "projected_modules"]
 
 
 def make_galore(arguments: TrainArguments, model: Any, settings: Seq2SeqTrainingArguments) -> tuple[Any, None]:
@@ -31,7 +31,16 @@ def make_galore(arguments: TrainArguments, model: Any, settings: Seq2SeqTraining
     if kind is not torch.optim.AdamW:
         raise ArgumentsError(f"`--use_galore` works with AdamW: drop `--optim {settings.optim.value}`")
 
+    if arguments.galore_optim_per_parameter and (settings.fp16 or settings.world_size > 1):
+        raise ArgumentsError(
+            "`--galore_optim_per_parameter` steps before gradients are unscaled or come from other processes: "
+            "drop it, or train in bfloat16 and in one process"
+        )
+
     class Galore(GaloreAdamW, torch.optim.Optimizer):  # type: ignore[misc]
+        pass
+
+    class GaloreAtOnce(AtOnce, Galore):  # type: ignore[misc]
         pass
 
     matrices = {id(module.weight): module.weight for module in projected_modules(model, arguments).values()}
@@ -49,7 +58,8 @@ def make_galore(arguments: TrainArguments, model: Any, settings: Seq2SeqTraining
         {"params": [one for name, one in others if name not in decays], "weight_decay": 0.0},
     ]
     defaults = {"lr": given["lr"], "betas": given["betas"], "eps": given["eps"]}
-    return Galore([group for group in groups if group["params"]], defaults), None
+    made = GaloreAtOnce if arguments.galore_optim_per_parameter else Galore
+    return made([group for group in groups if group["params"]], defaults), None
 
 
 def projected_modules(model: Any, arguments: TrainArguments) -> dict[str, nn.Module]:
@@ -128,3 +138,38 @@ class GaloreAdamW:
         parameter.add_(change, alpha=-rate)
         if group["weight_decay"] > 0:
             parameter.add_(parameter, alpha=-group["lr"] * group["weight_decay"])
+
+
+class AtOnce:
+    """Steps each parameter as soon as its gradient is there, and drops it: the backward pass never holds all of them.
+
+    Attributes:
+        due: whether a gradient that comes is complete; the trainer knows.
+    """
+
+    param_groups: list[dict[str, Any]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Hooks into the backward pass."""
+        super().__init__(*args, **kwargs)
+        self.due = True
+        self._squares = 0.0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.register_post_accumulate_grad_hook(self._gradient_is_there)
+
+    def take_norm(self) -> float:
+        """The norm of all gradients since it was last asked for."""
+        norm, self._squares = sqrt(self._squares), 0.0
+        return norm
+
+    def _gradient_is_there(self, parameter: Tensor) -> None:
+        import torch
+
+        if not self.due or parameter.grad is None:
+            return
+        self._squares += float(parameter.grad.float().norm()) ** 2
+        group = next(group for group in self.param_groups if any(one is parameter for one in group["params"]))
+        with torch.no_grad():
+            self._update(parameter, group)  # type: ignore[attr-defined]
+        parameter.grad = None

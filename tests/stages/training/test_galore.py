@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stages.arguments import TrainArguments
 from stages.errors import ArgumentsError
 from tests.stages.test_train import FailsAtTheEnd
 from tests.stages.test_train import tokens as tokens
@@ -183,6 +185,7 @@ def test_tied_weights_are_one(tmp_path: Path, tiny_model: Path, tokens: Path) ->
         ({}, 4.5),
         ({"galore_proj_type": "full", "galore_update_proj_gap": 4, "galore_with_embedding": True}, 4.5),
         ({"torch_dtype": "bfloat16", "galore_update_proj_gap": 3}, 4.5),
+        ({"galore_optim_per_parameter": True, "gradient_accumulation_steps": 1, "galore_update_proj_gap": 4}, 4.5),
         ({"lisa_activated_layers": 1, "lisa_step_interval": 2}, 2.5),
         ({}, "end"),
     ],
@@ -198,6 +201,46 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     assert lab.run(arguments) == undisturbed
     assert digests(lab.out) == digests(whole.out)
     assert undisturbed["num_trainable_parameters"] == undisturbed["num_parameters"]
+
+
+AT_ONCE = {"galore_optim_per_parameter": True, "gradient_accumulation_steps": 1}
+
+
+def test_steps_in_the_backward_pass_are_the_same_steps(
+    tmp_path: Path, tiny_model: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a batch is computed in parts; afterwards no gradient is left."""
+    from torch import nn
+
+    left: list[int] = []
+    plain = nn.Module.zero_grad
+
+    def zero_grad(self: Any, *args: Any) -> None:
+        left.append(sum(parameter.grad is not None for parameter in self.parameters()))
+        plain(self, *args)
+
+    runs = []
+    for name, more in (("all", {"max_grad_norm": 0, "gradient_accumulation_steps": 1}), ("each", AT_ONCE)):
+        lab = Lab(tmp_path / name, tiny_model, tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.Module, "zero_grad", zero_grad)
+            metrics = lab.run(SHORT | GALORE | {"per_device_train_batch_size": 4} | more)
+        runs.append((metrics, digests(lab.out), losses(lab)))
+        lines = map(json.loads, (lab.attachments / "logging.jsonl").read_text().splitlines())
+        runs.append([line["grad_norm"] for line in lines if "grad_norm" in line])
+    assert runs[0] == runs[2]
+    assert runs[1] == pytest.approx(runs[3], rel=1e-4)
+    assert max(left[: len(left) // 2]) == 21
+    assert max(left[len(left) // 2 :]) == 0
+
+
+def test_gradients_that_are_stepped_at_once_are_neither_added_up_nor_clipped() -> None:
+    given = {"train_type": "full", "use_galore": True, "galore_optim_per_parameter": True}
+    assert TrainArguments(**given).max_grad_norm == 0
+    with pytest.raises(ArgumentsError, match="steps in each backward pass: drop `--gradient_accumulation_steps`"):
+        TrainArguments(**given, gradient_accumulation_steps=2)
+    with pytest.raises(ArgumentsError, match="never has all gradients, whose norm `--max_grad_norm` is about"):
+        TrainArguments(**given, max_grad_norm=0.5)
 
 
 @pytest.mark.parametrize(
