@@ -57,11 +57,11 @@ class LossScale:
         for one in names:
             if one in BASES:
                 raise ArgumentsError(f"`--loss_scale {name}`: {one} comes first, as in {one}+react, and only once")
-            if one not in _RULES:
+            if one not in RULES:
                 close = difflib.get_close_matches(one, loss_scales(), n=3)
                 choices = f"Did you mean {' or '.join(close)}?" if close else f"Choose from: {', '.join(loss_scales())}"
                 raise ArgumentsError(f"`--loss_scale {name}`: there is no loss scale {one!r}. {choices}")
-        found = [_RULES[one] for one in names]
+        found = [RULES[one] for one in names]
         return LossScale(name, base, tuple(rule for rule, _ in found), all(binary for _, binary in found))
 
     @property
@@ -97,11 +97,11 @@ def register_loss_scale(name: str, rule: Rule, *, binary: bool = False) -> None:
     Raises:
         ArgumentsError: the name is taken, or cannot be one.
     """
-    if name in _RULES or name in BASES:
+    if name in RULES or name in BASES:
         raise ArgumentsError(f"there is a loss scale {name!r} already: choose another name")
     if "+" in name or not name:
         raise ArgumentsError(f"a loss scale cannot be called {name!r}: a plus sign joins names")
-    _RULES[name] = (_checked(name, rule), binary)
+    RULES[name] = (_checked(name, rule), binary)
 
 
 def _checked(name: str, rule: Rule) -> Rule:
@@ -129,7 +129,7 @@ def _checked(name: str, rule: Rule) -> Rule:
 
 def loss_scales() -> list[str]:
     """The names that `--loss_scale` takes, alone or joined."""
-    return [*BASES, *_RULES]
+    return [*BASES, *RULES]
 
 
 def by_keyword(weights: Mapping[str, tuple[float, float]], queries: Mapping[str, float] | None = None) -> Rule:
@@ -232,7 +232,7 @@ QWEN = {
     "✿RESULT✿:": (2.0, 0.0),
 }
 
-_RULES: dict[str, tuple[Rule, bool]] = {
+RULES: dict[str, tuple[Rule, bool]] = {
     "react": (by_keyword(REACT), False),
     "agentflan": (by_keyword(AGENTFLAN, AGENTFLAN_QUERIES), False),
     "alpha_umi": (by_keyword({**REACT, "Next:": (2.0, 2.0)}), False),

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 HANDED_IN = "local::plugins"
+PREFIX = "martlet_plugin_"
 
 _imported: set[str] = set()
 _collected: ContextVar[list[DatasetMeta] | None] = ContextVar("_collected", default=None)
@@ -125,8 +126,37 @@ def load_plugins(folder: Path | Sequence[Path]) -> list[DatasetMeta]:
         ArgumentsError: one of them raises; the message names the file and the line.
     """
     files = _in_order(folder) if isinstance(folder, Path) else list(folder)
+    _forget_others({_name(file) for file in files})
     with _Importable(files):
         return [dataset for file in files for dataset in _load(file)]
+
+
+def _name(file: Path) -> str:
+    return f"{PREFIX}{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+
+
+def _forget_others(names: set[str]) -> None:
+    """What other plugins, or other states of these, have registered in this process is not there any more."""
+    for name in [name for name in sys.modules if name.startswith(PREFIX) and name not in names]:
+        _forget(sys.modules.pop(name).__dict__.get("__registered__", []))
+
+
+def _added(before: Sequence[set[str]]) -> list[set[str]]:
+    return [set(registry) - known for registry, known in zip(_registries(), before, strict=True)]
+
+
+def _forget(registered: Sequence[set[str]]) -> None:
+    for registry, names in zip(_registries(), registered, strict=False):
+        for name in names:
+            registry.pop(name, None)
+
+
+def _registries() -> tuple[dict[str, Any], ...]:
+    """Where plugins register what is known by its name alone."""
+    from stages.data import loss_scale
+    from stages.data.templates import families, meta, tools  # noqa: F401 - the known templates come first
+
+    return loss_scale.RULES, meta.TEMPLATES, tools.TOOLS_PROMPTS
 
 
 def _in_order(folder: Path) -> list[Path]:
@@ -137,18 +167,20 @@ def _in_order(folder: Path) -> list[Path]:
 
 
 def _load(file: Path) -> list[DatasetMeta]:
-    code = file.read_bytes()
-    name = f"martlet_plugin_{hashlib.sha256(code).hexdigest()[:16]}"
+    code, name = file.read_bytes(), _name(file)
     if (module := sys.modules.get(name)) is not None:
         return list(module.__dict__["__datasets__"])
     module = ModuleType(name)
     module.__file__ = str(file)
     found: list[DatasetMeta] = []
+    before = [set(registry) for registry in _registries()]
     with _executing(name, module, found):
         try:
             exec(compile(code, str(file), "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
+            _forget(_added(before))
             raise ArgumentsError(f"`--custom_register_path`: {_where(error, file)}: {_what(error, file)}") from error
+        module.__dict__["__registered__"] = _added(before)
         module.__dict__["__datasets__"] = [_beside(dataset, file.resolve().parent) for dataset in found]
     return list(module.__dict__["__datasets__"])
 

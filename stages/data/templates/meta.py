@@ -113,7 +113,7 @@ def _joined(part: Part | None) -> str | None:
     return "".join(one if isinstance(one, str) else "".join(names[name] for name in one) for one in part)
 
 
-_TEMPLATES: dict[str, TemplateMeta] = {}
+TEMPLATES: dict[str, TemplateMeta] = {}
 
 
 def register_template(meta: TemplateMeta) -> TemplateMeta:
@@ -124,9 +124,9 @@ def register_template(meta: TemplateMeta) -> TemplateMeta:
     """
     from stages.data.templates import families  # noqa: F401 - the known names are taken before a user's
 
-    if meta.name in _TEMPLATES:
+    if meta.name in TEMPLATES:
         raise ArgumentsError(f"there is a template {meta.name!r} already: choose another name")
-    _TEMPLATES[meta.name] = meta
+    TEMPLATES[meta.name] = meta
     return meta
 
 
@@ -134,7 +134,7 @@ def templates() -> list[TemplateMeta]:
     """All that are registered, in that order."""
     from stages.data.templates import families  # noqa: F401 - they register themselves
 
-    return list(_TEMPLATES.values())
+    return list(TEMPLATES.values())
 
 
 def find_template(name: str) -> TemplateMeta:
@@ -148,4 +148,4 @@ def find_template(name: str) -> TemplateMeta:
         close = difflib.get_close_matches(name.lower(), names, n=3)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Choose from: {', '.join(sorted(names))}"
         raise ArgumentsError(f"there is no template {name!r}. {hint}")
-    return _TEMPLATES[name]
+    return TEMPLATES[name]

@@ -152,7 +152,7 @@ def _parse(text: str | Sequence[Any], what: str) -> list[Any]:
     return value
 
 
-_TOOLS_PROMPTS: dict[str, ToolsPrompt] = {}
+TOOLS_PROMPTS: dict[str, ToolsPrompt] = {}
 
 
 def register_tools_prompt(prompt: ToolsPrompt) -> None:
@@ -161,9 +161,9 @@ def register_tools_prompt(prompt: ToolsPrompt) -> None:
     Raises:
         ArgumentsError: the name is taken.
     """
-    if prompt.name in _TOOLS_PROMPTS:
+    if prompt.name in TOOLS_PROMPTS:
         raise ArgumentsError(f"there is a tools_prompt {prompt.name!r} already: choose another name")
-    _TOOLS_PROMPTS[prompt.name] = prompt
+    TOOLS_PROMPTS[prompt.name] = prompt
 
 
 def find_tools_prompt(name: str) -> ToolsPrompt:
@@ -172,11 +172,11 @@ def find_tools_prompt(name: str) -> ToolsPrompt:
     Raises:
         ArgumentsError: there is none.
     """
-    if name not in _TOOLS_PROMPTS:
-        close = difflib.get_close_matches(name, _TOOLS_PROMPTS, n=3)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"Choose from: {', '.join(_TOOLS_PROMPTS)}"
+    if name not in TOOLS_PROMPTS:
+        close = difflib.get_close_matches(name, TOOLS_PROMPTS, n=3)
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"Choose from: {', '.join(TOOLS_PROMPTS)}"
         raise ArgumentsError(f"`--tools_prompt {name}`: there is none of this name. {hint}")
-    return _TOOLS_PROMPTS[name]
+    return TOOLS_PROMPTS[name]
 
 
 NAMED_TOOL = "## {{NAME}}\n\n{{TOOL}}\n\n"

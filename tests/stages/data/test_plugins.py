@@ -153,3 +153,25 @@ def test_only_files_that_were_handed_in_can_be_imported(tmp_path: Path) -> None:
     plugin.write_text(plugin.read_text().replace("again", "at last"))
     with pytest.raises(ArgumentsError, match="No module named 'helper_of_test'"):
         load_plugins([plugin])
+
+
+def test_an_edited_plugin_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
+    from stages.data.loss_scale import LossScale
+
+    plugin = tmp_path / "scales.py"
+    code = (
+        "from stages.data.loss_scale import by_pattern, register_loss_scale\n"
+        "register_loss_scale('edited', by_pattern({{'a+': {}}}))\n"
+    )
+    plugin.write_text(code.format(1.0) + "1 / 0\n")
+    with pytest.raises(ArgumentsError, match="scales.py line 3"):
+        load_plugins([plugin])
+    for weight in (2.0, 3.0):
+        plugin.write_text(code.format(weight))
+        load_plugins([plugin])
+        assert LossScale.parse("edited").weigh("xaa", "") == [(0, 1, 1.0), (1, 3, weight)]
+    other = tmp_path / "other.py"
+    other.write_text("x = 1\n")
+    load_plugins([other])
+    with pytest.raises(ArgumentsError, match="there is no loss scale 'edited'"):
+        LossScale.parse("edited")
