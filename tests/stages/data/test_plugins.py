@@ -164,7 +164,7 @@ def test_an_edited_plugin_takes_the_place_of_what_it_was(tmp_path: Path) -> None
         "register_loss_scale('edited', by_pattern({{'a+': {}}}))\n"
     )
     plugin.write_text(code.format(1.0) + "1 / 0\n")
-    with pytest.raises(ArgumentsError, match="scales.py line 3"):
+    with pytest.raises(ArgumentsError, match=r"scales\.py line 3"):
         load_plugins([plugin])
     for weight in (2.0, 3.0):
         plugin.write_text(code.format(weight))
