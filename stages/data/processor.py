@@ -15,7 +15,7 @@ from stages.data.chat_template import ChatTemplate
 from stages.data.media_template import MediaTemplate
 from stages.data.rows import RowError
 from stages.data.tokenizer import ModelTokenizer, load_tokenizer
-from stages.errors import MissingPackage, ModelError
+from stages.errors import MissingPackage, ModelError, StageFailed
 from stages.sources.model_folder import has_processor, read_json
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ __all__ = [
     "ModelProcessor",
     "open_processor",
 ]
+
+NETWORK = ("requests", "urllib", "httpx", "aiohttp")
 
 
 TOKEN_LEVEL = ("attention_mask", "mm_token_type_ids", "token_type_ids", "cross_attention_mask")
@@ -182,6 +184,11 @@ class ModelProcessor:
                 text=list(texts), return_tensors="pt", text_kwargs=dict(text_kwargs), **_columns(media), **given
             )
         except (ValueError, TypeError, OSError, RuntimeError, IndexError) as error:
+            # A row is never dropped for what the machine or the network did.
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(NETWORK):
+                raise StageFailed(f"a medium cannot be fetched: {_first_line(error)}") from error
             raise RowError(f"{self.name} refuses it: {_first_line(error)}", "media") from error
         except ImportError as error:
             raise MissingPackage(f"{self.name} needs a package that is not installed: {_first_line(error)}") from error
