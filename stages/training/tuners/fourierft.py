@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from stages.errors import ArgumentsError
-from stages.training.tuners.peft_folder import PeftTuner, swaps_sides
+from stages.training.tuners.peft_folder import PeftTuner, sides, swaps_sides
 
 __all__ = ["FourierFtTuner"]
 
@@ -29,7 +29,7 @@ class FourierFtTuner(PeftTuner):
         given = self.arguments
         places = self.places(model)
         for path, module in self.linear_targets(model, places["target_modules"]).items():
-            rows, columns = module.weight.shape  # type: ignore[misc]
+            rows, columns = sides(module)
             if given.fourier_n_frequency > rows * columns:
                 raise ArgumentsError(
                     f"`--fourier_n_frequency {given.fourier_n_frequency}`: the spectrum of {path} has {rows} x "

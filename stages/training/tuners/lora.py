@@ -11,7 +11,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.errors import ArgumentsError, ModelError
-from stages.training.tuners.peft_folder import PeftTuner, swaps_sides
+from stages.training.tuners.peft_folder import PeftTuner, sides, swaps_sides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +137,7 @@ class LoraTuner(PeftTuner):
                     f"`--init_lora_weights {start}` would change the input embedding, whose weights {path} shares: "
                     f"take {path} out of `--target_modules`, or choose another start"
                 )
-            smaller = min(module.weight.shape)  # type: ignore[arg-type]
+            smaller = min(sides(module))
             if self.arguments.lora_rank > smaller:
                 raise ArgumentsError(
                     f"`--lora_rank {self.arguments.lora_rank}`: {path} has no more than {smaller} directions, which "

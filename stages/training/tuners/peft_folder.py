@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stages.errors import ArgumentsError, ModelError
+from stages.errors import ArgumentsError, ModelError, UserError
 from stages.training.tuners import Tuner
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stages.arguments import TrainArguments
 
-__all__ = ["PeftTuner", "matched_modules", "plain", "swaps_sides"]
+__all__ = ["PeftTuner", "matched_modules", "plain", "sides", "swaps_sides"]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -55,11 +55,20 @@ class PeftTuner(Tuner):
         return base
 
     def prepare(self, model: Any) -> Any:
-        """Attaches adapters; their start is drawn from torch's random state."""
+        """Attaches adapters; their start is drawn from torch's random state.
+
+        Raises:
+            UserError: see `config`; a layer is of a kind that peft has no such adapter for.
+        """
         import torch
         from peft import get_peft_model
 
-        tuned = get_peft_model(model, self.config(model), autocast_adapter_dtype=self.FLOAT32)
+        try:
+            tuned = get_peft_model(model, self.config(model), autocast_adapter_dtype=self.FLOAT32)
+        except (TypeError, ValueError) as error:  # quantized layers of a kind that peft has no such adapter for
+            if isinstance(error, UserError):
+                raise
+            raise ModelError(f"{self.METHOD} cannot be put onto this model: {' '.join(str(error).split())}") from None
         for parameter in tuned.parameters():  # float16 has no room for the steps of an optimizer
             if parameter.requires_grad and parameter.dtype == torch.float16:
                 parameter.data = parameter.data.float()
@@ -215,6 +224,14 @@ def matched_modules(model: Any, targets: Sequence[str] | str) -> dict[str, nn.Mo
         for path, module in model.named_modules()
         if any(path == name or path.endswith(f".{name}") for name in targets)
     }
+
+
+def sides(module: Any) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer, also of one whose weights are packed; for Conv1D the other way round."""
+    if hasattr(module, "in_features"):
+        return int(module.out_features), int(module.in_features)
+    first, second = module.weight.shape
+    return int(first), int(second)
 
 
 def swaps_sides(model: Any) -> bool:

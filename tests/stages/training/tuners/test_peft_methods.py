@@ -253,3 +253,27 @@ def test_a_checkpoint_of_another_method_or_scale(lab: Lab) -> None:
 def test_what_the_key_of_vera_may_be(text: str | int, value: bool | int) -> None:
     found = TrainArguments(vera_projection_prng_key=text).vera_projection_prng_key
     assert (found, type(found)) == (value, type(value))
+
+
+def test_a_layer_that_peft_has_no_adapter_for(lab: Lab) -> None:
+    """As quantized layers of some kinds are."""
+    import torch
+    from torch import nn
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qweight = nn.Parameter(torch.zeros(4, 4), requires_grad=False)
+            self.in_features = self.out_features = 64
+
+    model = base_model(lab.inputs["model"])
+    model.model.layers[0].self_attn.q_proj = Packed()
+    for kind, method in (("fourierft", "FourierFT"), ("vera", "VeRA"), ("boft", "BOFT")):
+        tuner = get_tuner(TrainArguments(**given(kind)))
+        tuner.check(model)
+        with pytest.raises(
+            ModelError, match=rf"^{method} cannot be put onto this model: Target module Packed\(\) is not"
+        ):
+            tuner.prepare(model)
+        model = base_model(lab.inputs["model"])
+        model.model.layers[0].self_attn.q_proj = Packed()
