@@ -70,4 +70,15 @@ class GaloreArguments(Arguments):
             raise ValueError(
                 "`--galore_optim_per_parameter` does not go with `--galore_quantization`: drop one of them"
             )
+        few_bits = ("proj_quant", "proj_bits", "proj_group_size", "cos_threshold", "gamma_proj", "queue_size")
+        given = next((name for name in few_bits if self._given(f"galore_{name}")), None)
+        if given is not None and not self.galore_quantization:
+            raise ValueError(f"`--galore_{given}` is a part of Q-GaLore: add `--galore_quantization true`")
+        if self.galore_quantization and not self.use_galore:
+            raise ValueError("`--galore_quantization` is a form of GaLore: add `--use_galore true`")
+        if self.galore_quantization and self.galore_proj_type != "std":
+            raise ValueError(
+                f"`--galore_proj_type {self.galore_proj_type}` does not go with `--galore_quantization`, "
+                "which projects the shorter side: drop one of them"
+            )
         return self

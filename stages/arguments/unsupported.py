@@ -35,8 +35,6 @@ _NAMES_ALWAYS = """
 model_type local_repo_path
 stream stop_words
 hqq_axis
-galore_quantization galore_proj_quant galore_proj_bits
-galore_proj_group_size galore_cos_threshold galore_gamma_proj galore_queue_size
 use_liger model_layer_cls_name metric_warmup_step fsdp_num acc_steps
 loss_type num_labels acc_strategy optimizer metric predict_with_generate
 deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config

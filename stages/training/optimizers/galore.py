@@ -57,9 +57,22 @@ def make_galore(arguments: TrainArguments, model: Any, settings: Seq2SeqTraining
         {"params": [one for name, one in others if name in decays], "weight_decay": settings.weight_decay},
         {"params": [one for name, one in others if name not in decays], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     defaults = {"lr": given["lr"], "betas": given["betas"], "eps": given["eps"]}
+    if arguments.galore_quantization:
+        from stages.training.optimizers.qgalore import make_qgalore
+
+        groups[0] |= {
+            "proj_quant": arguments.galore_proj_quant,
+            "proj_bits": arguments.galore_proj_bits,
+            "proj_group_size": arguments.galore_proj_group_size,
+            "cos_threshold": arguments.galore_cos_threshold,
+            "gamma_proj": arguments.galore_gamma_proj,
+            "queue_size": arguments.galore_queue_size,
+        }
+        return make_qgalore(groups, **defaults), None
     made = GaloreAtOnce if arguments.galore_optim_per_parameter else Galore
-    return made([group for group in groups if group["params"]], defaults), None
+    return made(groups, defaults), None
 
 
 def projected_modules(model: Any, arguments: TrainArguments) -> dict[str, nn.Module]:
