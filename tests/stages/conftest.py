@@ -51,3 +51,10 @@ def tiny_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_idefics3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one, whose template reads nothing but parts, and which cuts pictures into pieces."""
     return write_tiny_idefics3(tmp_path_factory.mktemp("models") / "tiny-idefics3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two whole trainings, to be compared byte by byte, are left out of `make check`."""
+    for item in items:
+        if any(words in item.name for words in ("cut_off", "test_resume", "told_to_stop")):
+            item.add_marker(pytest.mark.slow)
