@@ -186,7 +186,7 @@ def test_parameters(lab: Lab, arguments: dict[str, Any], change: tuple[str, Any]
         assert tuple(tensor.shape) == value
 
 
-def test_biases_and_whole_modules(lab: Lab) -> None:
+def test_whole_modules(lab: Lab) -> None:
     """They are trained, stored and merged with every kind."""
     import torch
     from peft import PeftModel
