@@ -157,3 +157,27 @@ def test_a_checkpoint_without_lisa(tmp_path: Path, model: Path, tokens: Path) ->
     lab.inputs["checkpoint"] = first.attachments / "checkpoint-4"
     with pytest.raises(ModelError, match=r"has no tuner.json: it is not one of a training with LISA"):
         lab.run(LISA)
+
+
+def test_several_processes_are_refused(model: Path) -> None:
+    from types import SimpleNamespace
+
+    from transformers import AutoModelForCausalLM
+
+    from stages.arguments import TrainArguments
+    from stages.training.tuners.lisa import make_lisa
+
+    lisa = make_lisa(
+        TrainArguments(train_type="full", lisa_activated_layers=1), AutoModelForCausalLM.from_pretrained(model)
+    )
+    with pytest.raises(ArgumentsError, match="freezes layers that other processes wait for: drop it, or use one process"):
+        lisa.on_train_begin(SimpleNamespace(world_size=2), None, None)
+
+
+def test_recomputed_activations_change_nothing(tmp_path: Path, model: Path, tokens: Path) -> None:
+    ends = []
+    for recompute in (False, True):
+        lab = Lab(tmp_path / str(recompute), model, tokens)
+        lab.run(LISA | {"gradient_checkpointing": recompute})
+        ends.append(digests(lab.out))
+    assert ends[0] == ends[1]
