@@ -9,8 +9,9 @@ with all that is needed to encode them; rows of a stream go on as the files that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from stages.artifacts.key import library_versions
 from stages.context import Context
 from stages.data.chat_template import PINNED_DATE
 from stages.data.encode import EncoderSettings, template_settings
+from stages.data.rows.columns import MEDIA
 from stages.errors import DataError
 from stages.links import link_tree
 from stages.sources.model_folder import PROCESSOR_FILES, TOKENIZER_FILES
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["STAGE", "prepare", "tokenize"]
 
 SPLITS = ("train", "validation")
-MEDIA = ("images", "videos", "audios")
 MEDIA_LIBRARIES = ("pillow", "torchvision")
 """With torchvision, transformers prepares pictures in another way, which gives slightly other pixels."""
 NAMED_DROPS = 10
@@ -136,16 +137,20 @@ class _Job:
     def dataset(self) -> Path:
         return self.inputs["dataset"]
 
+    @property
+    def streams(self) -> bool:
+        """Whether train reads the rows from the files that they came in."""
+        return (self.dataset / "stream.json").is_file()
+
     def run(self, codec: Codec) -> Metrics:
         """Writes all files but the facts, and counts."""
-        streams = (self.dataset / "stream.json").is_file()
         columns = self._columns()
         for name, what in NOT_LEARNT.items():
             if name in columns:
                 self.context.logger.warning("rows have the column %s: supervised fine-tuning %s", name, what)
-        self._write_chat_template(streams)
-        if streams or self._encodes_later(columns):
-            return self._leave_for_later(codec, streams)
+        self._write_chat_template()
+        if self.streams or self._encodes_later(columns):
+            return self._leave_for_later(codec)
         metrics: Metrics = {}
         for split in SPLITS:
             metrics |= self._encode(split, codec)
@@ -157,7 +162,7 @@ class _Job:
         return metrics
 
     def _columns(self) -> set[str]:
-        """What the rows of all files have; what a text template would leave out is said."""
+        """What the rows of all files have."""
         from stages.data.standard_rows import columns_of
 
         found: set[str] = set()
@@ -173,22 +178,20 @@ class _Job:
             raise DataError(f"rows with {' and '.join(media)} are encoded when they are needed: drop `{flag}`")
         return bool(media) if lazy is None else lazy
 
-    def _write_chat_template(self, streams: bool) -> None:
+    def _write_chat_template(self) -> None:
         from stages.data.standard_rows import uses_tools
         from stages.data.templates import conversation
 
         tools = any(uses_tools(path) for path in self.dataset.glob("*.parquet"))
-        tools = tools or (streams and any(conversation.uses_tools(row) for row in self._first_rows(streams)))
+        tools = tools or (self.streams and any(map(conversation.uses_tools, self._first_rows)))
         text = self.template.chat_template(tools=tools)
         if text is not None:
             (self.out / TEMPLATE).write_text(text, encoding="utf-8")
 
     def _encoder(self, codec: Codec) -> RowEncoder:
         from stages.data.encode import RowEncoder
-        from stages.data.loss_scale import LossScale
 
-        weighted = not LossScale.parse(self.arguments.loss_scale).binary
-        return RowEncoder(self.template, codec, self.settings.max_length, self.settings.truncation, weighted)
+        return RowEncoder.of(self.template, codec, self.settings)
 
     def _encode(self, split: str, codec: Codec) -> Metrics:
         """Writes one split and counts what is in it; nothing if there is no such split."""
@@ -238,21 +241,21 @@ class _Job:
         write_packs(packs, self.out / "train_packs.arrow")
         return {"train_packs": len(packs), "packs_filled": round(fill_rate(lengths, packs, capacity), 4)}
 
-    def _leave_for_later(self, codec: Codec, streams: bool) -> Metrics:
+    def _leave_for_later(self, codec: Codec) -> Metrics:
         """Hands the rows on with all that decides how they are encoded, after some of them have been tried."""
-        tried = self._try_some(codec, streams)
+        tried = self._try_some(codec)
         libraries = (*STAGE.libraries, *(MEDIA_LIBRARIES if self._sees() else ()))
         versions = {STAGE.name: STAGE.version, **library_versions(libraries)}
         settings = replace(self.settings, versions=versions)
         (self.out / "encoder.json").write_text(settings.to_json(), encoding="utf-8")
         if "plugins" in self.inputs:
             link_tree(self.inputs["plugins"], self.out / "plugins")
-        metrics: Metrics = {"lazy": not streams, "streaming": streams}
-        names = ("stream.json", "files") if streams else ("train.parquet", "validation.parquet", "media")
+        metrics: Metrics = {"lazy": not self.streams, "streaming": self.streams}
+        names = ("stream.json", "files") if self.streams else ("train.parquet", "validation.parquet", "media")
         for name in names:
             if (self.dataset / name).exists():
                 link_tree(self.dataset / name, self.out / name)
-        if streams:
+        if self.streams:
             metrics |= self._encode("validation", codec)
             self._draw()
         else:
@@ -265,20 +268,19 @@ class _Job:
         files = {split: self.dataset / f"{split}.parquet" for split in SPLITS}
         return {f"{name}_rows": pq.ParquetFile(file).metadata.num_rows for name, file in files.items() if file.exists()}
 
-    def _try_some(self, codec: Codec, streams: bool) -> Metrics:
+    def _try_some(self, codec: Codec) -> Metrics:
         """The first rows, encoded as they will be: what would break training is said now."""
         look = self._look("train")
         encode = self._row_encoder(codec)
         reasons: list[str] = []
-        tried = 0
-        for row in self._first_rows(streams):
+        for number, row in enumerate(self._first_rows, start=1):
             if look is not None and not any(name in row for name in MEDIA):
-                look(tried + 1, row)
+                look(number, row)
             if isinstance(encoded := encode(row), str):
-                reasons.append(f"row {tried + 1}: {encoded}")
+                reasons.append(f"row {number}: {encoded}")
                 if self.arguments.strict:
                     raise DataError(f"train, {reasons[0]}")
-            tried += 1
+        tried = len(self._first_rows)
         if tried == len(reasons):
             raise DataError(f"none of the first {tried} rows can be trained on: {(reasons or ['there are none'])[0]}")
         for reason in reasons[:NAMED_DROPS]:
@@ -299,23 +301,20 @@ class _Job:
 
         return needs_processor(self.inputs["model"], self.dataset, packing=self.arguments.packing)
 
-    def _first_rows(self, streams: bool) -> Iterator[dict[str, Any]]:
+    @cached_property
+    def _first_rows(self) -> Sequence[dict[str, Any]]:
         from itertools import chain, islice
 
         from stages.data.standard_rows import read_standard_rows
+        from stages.data.stream import RowStream
 
-        if streams:
-            from stages.data.stream import RowStream
-
-            yield from (
-                row
-                for _, row in islice(
-                    RowStream.open(self.dataset, scratch=self.context.scratch / "media").rows(), TRIED_ROWS
-                )
-            )
-        elif (self.dataset / "train.parquet").is_file():
-            rows = read_standard_rows(self.dataset / "train.parquet")
-            yield from islice(chain.from_iterable(rows), TRIED_ROWS)
+        if self.streams:
+            stream = RowStream.open(self.dataset, scratch=self.context.scratch / "media")
+            return [row for _, row in islice(stream.rows(), TRIED_ROWS)]
+        if not (self.dataset / "train.parquet").is_file():
+            return []
+        rows = read_standard_rows(self.dataset / "train.parquet")
+        return list(islice(chain.from_iterable(rows), TRIED_ROWS))
 
     def _draw(self) -> None:
         from stages.data.histogram import draw_lengths

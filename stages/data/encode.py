@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from stages.data.rows import RowError
+from stages.data.rows.columns import MEDIA
 from stages.data.templates.rendered import Rendered, Template, TemplateSettings
 
 if TYPE_CHECKING:
@@ -180,9 +181,21 @@ class RowEncoder:
     truncation: Literal["left", "delete"] = "left"
     weighted: bool = False
 
+    @staticmethod
+    def of(template: Template, codec: Codec, settings: EncoderSettings) -> RowEncoder:
+        """The encoder that the settings describe.
+
+        Raises:
+            ArgumentsError: a loss scale that is not known.
+        """
+        from stages.data.loss_scale import LossScale
+
+        weighted = not LossScale.parse(settings.template.loss_scale).binary
+        return RowEncoder(template, codec, settings.max_length, settings.truncation, weighted)
+
     def encode_row(self, row: Row) -> EncodedRow | str:
         """A row's tokens, or why it is dropped."""
-        if found := [name for name in ("images", "videos", "audios") if row.get(name)]:
+        if found := [name for name in MEDIA if row.get(name)]:
             return f"its {' and '.join(found)} need the model's processor, which is not used here"
         batch = self.encode([row])
         if batch.dropped:
@@ -368,15 +381,12 @@ def open_encoder(folder: Path, settings: EncoderSettings) -> RowEncoder:
         ArgumentsError: a template or loss scale that is not known.
     """
     from stages.data.codec import SlowCodec
-    from stages.data.loss_scale import LossScale
     from stages.data.templates import open_template
     from stages.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     template = open_template(settings.template, tokenizer)
-    codec = SlowCodec(tokenizer.tokenizer)
-    weighted = not LossScale.parse(settings.template.loss_scale).binary
-    return RowEncoder(template, codec, settings.max_length, settings.truncation, weighted)
+    return RowEncoder.of(template, SlowCodec(tokenizer.tokenizer), settings)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from stages.data.images import local_path, open_images, rescale
 from stages.data.media_template import TAG
 from stages.data.processor import TOKEN_LEVEL, Expanded, Media, ModelProcessor, Place
 from stages.data.rows import RowError
+from stages.data.rows.columns import MEDIA
 from stages.data.templates import Span, TemplateSettings, open_template
 from stages.errors import ArgumentsError, ModelError
 
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "MediaEncoder", "Written", "needs_processor", "open_media_encoder"]
+__all__ = ["MediaEncoder", "Written", "needs_processor", "open_media_encoder"]
 
-COLUMNS = ("images", "videos", "audios")
 END = 1 << 62
 """Beyond every text."""
 
@@ -121,14 +121,14 @@ class MediaEncoder:
             RowError: a medium is missing or damaged, tags and media do not match, objects that cannot be read.
         """
         _check_tags(row)
-        self.processor.check_takes([column for column in COLUMNS if row.get(column)])
+        self.processor.check_takes([column for column in MEDIA if row.get(column)])
         images = open_images(row.get("images") or (), self.folder)
         scaled = [rescale(image, self.max_pixels) for image in images]
         if row.get("objects"):
             notation = choose_notation(self.processor.model_type, self.processor.tokenizer.added_tokens)
             seen = [self.processor.image_size(image) for image in scaled] if notation.unit == "pixels" else []
             row = ground(row, [image.size for image in images], seen, notation)
-        files = {column: [_place(one, column, self.folder) for one in row.get(column) or ()] for column in COLUMNS[1:]}
+        files = {column: [_place(one, column, self.folder) for one in row.get(column) or ()] for column in MEDIA[1:]}
         return row, Media(images=scaled, **files)
 
     def _cut(self, expanded: Expanded, weights: NDArray[np.float32], label: int | None) -> EncodedRow:
@@ -196,7 +196,7 @@ class _Writer:
 
 
 def _check_tags(row: Mapping[str, Any]) -> None:
-    for column in COLUMNS:
+    for column in MEDIA:
         tag, given = f"<{column.removesuffix('s')}>", len(row.get(column) or ())
         tags = sum(message["content"].count(tag) for message in row["messages"])
         if tags != given:
@@ -236,7 +236,7 @@ def needs_processor(model: Path, artifact: Path, *, packing: bool = False) -> bo
 
     if (artifact / "stream.json").is_file():
         return has_processor(model) and not packing
-    return any(set(COLUMNS) & set(columns_of(path)) for path in sorted(artifact.glob("*.parquet")))
+    return any(set(MEDIA) & set(columns_of(path)) for path in sorted(artifact.glob("*.parquet")))
 
 
 def open_media_encoder(folder: Path, settings: EncoderSettings, dataset: Path) -> MediaEncoder:
@@ -255,7 +255,7 @@ def open_media_encoder(folder: Path, settings: EncoderSettings, dataset: Path) -
     from stages.data.standard_rows import columns_of
 
     found = {name for path in sorted(dataset.glob("*.parquet")) for name in columns_of(path)}
-    processor = open_processor(folder, [name for name in COLUMNS if name in found])
+    processor = open_processor(folder, [name for name in MEDIA if name in found])
     encoder = MediaEncoder(
         processor, settings.template, dataset, settings.max_length, settings.truncation, settings.max_pixels
     )

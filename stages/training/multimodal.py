@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.data.media_encode import COLUMNS
 from stages.data.processor import TOKEN_LEVEL
 from stages.data.rows import RowError
+from stages.data.rows.columns import MEDIA
 from stages.errors import DataError, ModelError
 from stages.training.rows import IGNORED
 
@@ -117,7 +117,7 @@ def check_collation(encoder: MediaEncoder, rows: Sequence[Mapping[str, Any]]) ->
     encoder = replace(encoder, max_length=None)
     written, items = [], []
     for row in rows:
-        if not any(row.get(column) for column in COLUMNS):
+        if not any(row.get(column) for column in MEDIA):
             continue
         try:
             tokens, text = encoder.encode(row), encoder.rendered(row)
@@ -157,7 +157,7 @@ def check_batches(encoder: MediaEncoder, tokens: Path) -> None:
     path = tokens / "train.parquet"
     if not path.is_file():
         return
-    first = (row for rows in read_standard_rows(path) for row in rows if any(row.get(name) for name in COLUMNS))
+    first = (row for rows in read_standard_rows(path) for row in rows if any(row.get(name) for name in MEDIA))
     check_collation(encoder, list(islice(first, ROWS_COMPARED)))
 
 
