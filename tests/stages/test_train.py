@@ -18,7 +18,7 @@ import pytest
 from stages.arguments import TrainArguments
 from stages.errors import ArgumentsError, DataError, Interrupted, MissingPackage, ModelError, UserError
 from stages.train import STAGE, can_resume, prepare
-from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
+from tests.stages.training.lab import SHORT, FailsAtTheEnd, Lab, PowerCut, Recorder, digests
 from tests.stages.training.later import questions, write_stream
 from tests.stages.training.tokens import write_arrow
 
@@ -161,11 +161,6 @@ def test_cut_off_after_the_last_checkpoint(tmp_path: Path, tiny_model: Path, tok
     assert (lab.scratch / "checkpoint-7" / "complete").exists()
     assert lab.run(arguments) == undisturbed
     assert digests(lab.out) == digests(whole.out)
-
-
-class FailsAtTheEnd(Recorder):
-    def image(self, name: str, path: Path) -> None:
-        raise PowerCut
 
 
 def test_told_to_stop(tmp_path: Path, tiny_model: Path, tokens: Path) -> None:

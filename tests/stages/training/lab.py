@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stages.arguments import TrainArguments
 from stages.context import Context, NullReporter
 from stages.train import train
@@ -36,6 +38,13 @@ class Recorder(NullReporter):
 
 class PowerCut(BaseException):
     """What no handler catches."""
+
+
+class FailsAtTheEnd(Recorder):
+    """The power fails when all steps are done and nothing is written yet."""
+
+    def image(self, name: str, path: Path) -> None:
+        raise PowerCut
 
 
 class Lab:
@@ -78,3 +87,27 @@ SHORT = {
     "gradient_checkpointing": False,
     "report_to": ["none"],
 }
+
+
+def cut_off_and_whole(
+    folder: Path, model: Path, tokens: Path, arguments: dict[str, Any], cut: float | str = 4.5
+) -> tuple[Lab, Lab, dict[str, Any]]:
+    """A run that is cut off and run again ends in the same bytes and metrics as one that is not.
+
+    Args:
+        folder: for both.
+        model: the base.
+        tokens: what is trained on.
+        arguments: of both.
+        cut: the step in whose middle the power fails, or `end`.
+
+    Returns:
+        The lab of the first, that of the other, the metrics of both.
+    """
+    whole, lab = Lab(folder / "whole", model, tokens), Lab(folder / "cut", model, tokens)
+    undisturbed = whole.run(arguments)
+    with pytest.raises(PowerCut):
+        lab.run(arguments, FailsAtTheEnd() if cut == "end" else Recorder(cut=float(cut)))
+    assert lab.run(arguments) == undisturbed
+    assert digests(lab.out) == digests(whole.out)
+    return lab, whole, undisturbed

@@ -12,9 +12,8 @@ import pytest
 
 from stages.arguments import TrainArguments
 from stages.errors import ArgumentsError
-from tests.stages.test_train import FailsAtTheEnd
 from tests.stages.test_train import tokens as tokens
-from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
+from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole, digests
 from tests.stages.training.reference import STEADY, losses, losses_by_hand, write_one_row
 
 GALORE = {"train_type": "full", "use_galore": True, "galore_rank": 4, "learning_rate": 1e-3}
@@ -194,12 +193,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     tmp_path: Path, tiny_model: Path, tokens: Path, settings: dict[str, Any], cut: float | str
 ) -> None:
     arguments = SHORT | GALORE | settings
-    whole, lab = Lab(tmp_path / "whole", tiny_model, tokens), Lab(tmp_path / "cut", tiny_model, tokens)
-    undisturbed = whole.run(arguments)
-    with pytest.raises(PowerCut):
-        lab.run(arguments, FailsAtTheEnd() if cut == "end" else Recorder(cut=float(cut)))
-    assert lab.run(arguments) == undisturbed
-    assert digests(lab.out) == digests(whole.out)
+    _, _, undisturbed = cut_off_and_whole(tmp_path, tiny_model, tokens, arguments, cut)
     assert undisturbed["num_trainable_parameters"] == undisturbed["num_parameters"]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stages.errors import ArgumentsError, ModelError
-from tests.stages.test_train import FailsAtTheEnd, digests
+from tests.stages.test_train import digests
 from tests.stages.test_train import tokens as tokens
-from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder
+from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole
 from tests.stages.training.reference import STEADY, losses, losses_by_hand, write_one_row
 
 LAYERS = 5
@@ -136,12 +136,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     tmp_path: Path, model: Path, tokens: Path, cut: float | str
 ) -> None:
     """When others are to be chosen, in the middle of an interval, and after the last step."""
-    whole, lab = Lab(tmp_path / "whole", model, tokens), Lab(tmp_path / "cut", model, tokens)
-    undisturbed = whole.run(LISA)
-    with pytest.raises(PowerCut):
-        lab.run(LISA, FailsAtTheEnd() if cut == "end" else Recorder(cut=float(cut)))
-    assert lab.run(LISA) == undisturbed
-    assert digests(lab.out) == digests(whole.out)
+    lab, whole, _ = cut_off_and_whole(tmp_path, model, tokens, LISA, cut)
     assert [chosen(lab, step) for step in range(1, 9)] == [chosen(whole, step) for step in range(1, 9)]
 
 

@@ -13,7 +13,7 @@ from stages.errors import ArgumentsError, ModelError
 from stages.train import STAGE
 from stages.training.tuners.llamapro import LlamaProTuner
 from tests.stages.test_train import tokens as tokens
-from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
+from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole
 from tests.stages.training.reference import ROW, STEADY, losses, losses_by_hand, write_one_row
 
 PRO = SHORT | {"train_type": "llamapro", "llamapro_num_new_blocks": 2, "learning_rate": 1e-3}
@@ -162,14 +162,7 @@ def test_losses_are_those_of_a_loop_by_hand(tmp_path: Path, tiny_model: Path) ->
 def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     tmp_path: Path, tiny_model: Path, tokens: Path, cut: float | str
 ) -> None:
-    from tests.stages.test_train import FailsAtTheEnd
-
-    whole, lab = Lab(tmp_path / "whole", tiny_model, tokens), Lab(tmp_path / "cut", tiny_model, tokens)
-    undisturbed = whole.run(PRO)
-    with pytest.raises(PowerCut):
-        lab.run(PRO, FailsAtTheEnd() if cut == "end" else Recorder(cut=float(cut)))
-    assert lab.run(PRO) == undisturbed
-    assert digests(lab.out) == digests(whole.out)
+    cut_off_and_whole(tmp_path, tiny_model, tokens, PRO, cut)
 
 
 def test_layers_that_do_not_fall_into_groups(lab: Lab) -> None:

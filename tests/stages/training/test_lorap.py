@@ -9,7 +9,7 @@ import pytest
 
 from stages.errors import ArgumentsError
 from tests.stages.test_train import tokens as tokens
-from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
+from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole
 from tests.stages.training.reference import STEADY, losses, losses_by_hand, write_one_row
 
 RATIO = 8.0
@@ -94,12 +94,7 @@ def test_the_schedule_keeps_the_ratio_and_embeddings_have_their_own_rate(
 
 def test_a_run_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path, tiny_model: Path, tokens: Path) -> None:
     arguments = SHORT | {"lorap_lr_ratio": RATIO, "lora_dropout": 0.2}
-    whole, lab = Lab(tmp_path / "whole", tiny_model, tokens), Lab(tmp_path / "cut", tiny_model, tokens)
-    undisturbed = whole.run(arguments)
-    with pytest.raises(PowerCut):
-        lab.run(arguments, Recorder(cut=4.5))
-    assert lab.run(arguments) == undisturbed
-    assert digests(lab.out) == digests(whole.out)
+    cut_off_and_whole(tmp_path, tiny_model, tokens, arguments)
 
 
 @pytest.mark.parametrize("optim", ["galore_adamw", "lomo"])

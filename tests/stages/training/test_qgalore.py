@@ -12,9 +12,8 @@ import pytest
 from stages.arguments import TrainArguments
 from stages.errors import ArgumentsError
 from stages.training.optimizers.qgalore import dequantize, quantize
-from tests.stages.test_train import FailsAtTheEnd
 from tests.stages.test_train import tokens as tokens
-from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
+from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole
 from tests.stages.training.reference import STEADY, losses, losses_by_hand, write_one_row
 from tests.stages.training.test_galore import MATRICES, optimizer_state
 
@@ -182,12 +181,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     tmp_path: Path, tiny_model: Path, tokens: Path, settings: dict[str, Any], cut: float | str
 ) -> None:
     arguments = SHORT | QGALORE | {"galore_update_proj_gap": 3} | settings
-    whole, lab = Lab(tmp_path / "whole", tiny_model, tokens), Lab(tmp_path / "cut", tiny_model, tokens)
-    undisturbed = whole.run(arguments)
-    with pytest.raises(PowerCut):
-        lab.run(arguments, FailsAtTheEnd() if cut == "end" else Recorder(cut=float(cut)))
-    assert lab.run(arguments) == undisturbed
-    assert digests(lab.out) == digests(whole.out)
+    lab, _, _ = cut_off_and_whole(tmp_path, tiny_model, tokens, arguments, cut)
     assert json.loads((lab.out / "config.json").read_text())["model_type"] == "llama"
 
 

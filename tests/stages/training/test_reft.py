@@ -15,9 +15,8 @@ from stages.errors import ArgumentsError, ModelError
 from stages.merge import merge
 from stages.train import STAGE
 from stages.training.tuners.reft import load_reft
-from tests.stages.test_train import FailsAtTheEnd
 from tests.stages.test_train import tokens as tokens
-from tests.stages.training.lab import SHORT, Lab, PowerCut, Recorder, digests
+from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole, digests
 from tests.stages.training.reference import ROW, STEADY, losses, losses_by_hand, write_one_row
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -177,12 +176,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     tmp_path: Path, tiny_model: Path, tokens: Path, kind: str, cut: float | str
 ) -> None:
     arguments = SHORT | of_kind(kind) | {"reft_args": KINDS[kind] | {"dropout": 0.1}}
-    whole, lab = Lab(tmp_path / "whole", tiny_model, tokens), Lab(tmp_path / "cut", tiny_model, tokens)
-    undisturbed = whole.run(arguments)
-    with pytest.raises(PowerCut):
-        lab.run(arguments, FailsAtTheEnd() if cut == "end" else Recorder(cut=float(cut)))
-    assert lab.run(arguments) == undisturbed
-    assert digests(lab.out) == digests(whole.out)
+    cut_off_and_whole(tmp_path, tiny_model, tokens, arguments, cut)
 
 
 @pytest.mark.parametrize(
