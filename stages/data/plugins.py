@@ -155,8 +155,10 @@ def _registries() -> tuple[dict[str, Any], ...]:
     """Where plugins register what is known by its name alone."""
     from stages.data import loss_scale
     from stages.data.templates import families, meta, tools  # noqa: F401 - the known templates come first
+    from stages.training import plugins
 
-    return loss_scale.RULES, meta.TEMPLATES, tools.TOOLS_PROMPTS
+    of_training = plugins.OPTIMIZERS, plugins.LOSSES, plugins.METRICS
+    return loss_scale.RULES, meta.TEMPLATES, tools.TOOLS_PROMPTS, *of_training
 
 
 def _in_order(folder: Path) -> list[Path]:

@@ -1,0 +1,167 @@
+"""What a user's own file can add to training: an optimizer, a loss, a metric, each known by a name.
+
+A file given with `--custom_register_path mine.py`, to be asked for with `--loss_type focal`:
+
+    from stages.training.plugins import register_loss
+
+    @register_loss("focal")
+    def focal(outputs, labels, num_items_in_batch=None):
+        …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from stages.errors import ArgumentsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Seq2SeqTrainingArguments
+
+    from stages.arguments import TrainArguments
+
+__all__ = [
+    "LOSSES",
+    "METRICS",
+    "OPTIMIZERS",
+    "Loss",
+    "Metric",
+    "MetricContext",
+    "MetricMaker",
+    "OptimizerFactory",
+    "Predicted",
+    "register_loss",
+    "register_metric",
+    "register_optimizer",
+]
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class OptimizerFactory(Protocol):
+    """SWIFT's way to make an optimizer."""
+
+    def __call__(self, args: Seq2SeqTrainingArguments, model: Any, train_dataset: Any, /) -> Any:
+        """The optimizer, or `(optimizer, scheduler)`; a scheduler of None is the one that `--lr_scheduler_type` names.
+
+        Its whole state must be in `state_dict()`, as tensors and plain values: a run that goes on takes it from there.
+
+        Args:
+            args: transformers' settings, among them `learning_rate`, `weight_decay`, `adam_beta1`.
+            model: with the parameters to train, those that have `requires_grad`.
+            train_dataset: the rows; those of a stream have no length.
+        """
+
+
+class Loss(Protocol):
+    """SWIFT's way to write a loss. A parameter that a function does not take is not passed."""
+
+    def __call__(
+        self,
+        outputs: Any,
+        labels: Tensor,
+        /,
+        *,
+        loss_scale: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """A scalar with a gradient.
+
+        Args:
+            outputs: of the model: `outputs.logits`, (rows, tokens, vocabulary); those at a position predict the next.
+            labels: (rows, tokens), -100 where nothing is trained.
+            loss_scale: (rows, tokens), the weights of `--loss_scale`; None for 1 everywhere. A function that does not
+                take it cannot be used with such weights.
+            num_items_in_batch: predicted tokens of all batches of an optimizer step, which the sum over tokens is
+                divided by; None for those of this batch. What a function returns that does not take it is a mean over
+                the predicted tokens of its batch.
+            label_smoothing: `--label_smoothing_factor`, which is refused where a function does not take it.
+        """
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What validation predicted, row by row; row `i` of one belongs to row `i` of the others.
+
+    Attributes:
+        predictions: token ids, int arrays of one dimension. Where answers were generated, the generated ones; else at
+            each place with a label the likeliest token, given all that stands before it.
+        labels: the ids that should have come: of the answers; without -100.
+        texts: the generated answers, decoded; None where nothing was generated.
+        references: the answers of the rows, decoded; None where nothing was generated.
+    """
+
+    predictions: Sequence[Any]
+    labels: Sequence[Any]
+    texts: Sequence[str] | None = None
+    references: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class MetricContext:
+    """What a metric is made with.
+
+    Attributes:
+        arguments: of the train stage, among them `acc_strategy`.
+        tokenizer: that of the model, transformers'.
+    """
+
+    arguments: TrainArguments
+    tokenizer: Any
+
+
+Metric = Callable[[Predicted], Mapping[str, float]]
+"""Takes what was predicted, gives numbers by name; they are logged as `eval_<name>`."""
+
+MetricMaker = Callable[[MetricContext], tuple[Metric, bool]]
+"""Gives the metric, and whether it needs generated answers."""
+
+OPTIMIZERS: dict[str, OptimizerFactory] = {}
+LOSSES: dict[str, Loss] = {}
+METRICS: dict[str, MetricMaker] = {}
+"""What plugins have registered, and only that: our own are not among them."""
+
+
+def register_optimizer(name: str) -> Callable[[T], T]:
+    """Makes a factory, see `OptimizerFactory`, known as `--optimizer NAME`.
+
+    Raises:
+        ArgumentsError: the name is taken.
+    """
+    return _registrar(OPTIMIZERS, name, "an optimizer", ("default", "galore", "lorap"))
+
+
+def register_loss(name: str) -> Callable[[T], T]:
+    """Makes a function, see `Loss`, known as `--loss_type NAME`.
+
+    Raises:
+        ArgumentsError: the name is taken.
+    """
+    return _registrar(LOSSES, name, "a loss", ("cross_entropy", "loss_scale"))
+
+
+def register_metric(name: str) -> Callable[[T], T]:
+    """Makes a maker, see `MetricMaker`, known as `--metric NAME`.
+
+    Raises:
+        ArgumentsError: the name is taken.
+    """
+    return _registrar(METRICS, name, "a metric", ("acc", "nlg"))
+
+
+def _registrar(registry: dict[str, Any], name: str, what: str, ours: Sequence[str]) -> Callable[[T], T]:
+    def register(made: T) -> T:
+        if name in registry or name in ours:
+            raise ArgumentsError(f"there is {what} {name!r} already: choose another name")
+        if not name:
+            raise ArgumentsError(f"{what} needs a name")
+        if not callable(made):
+            raise ArgumentsError(f"{what} {name!r} is a {type(made).__name__}: give a function")
+        registry[name] = made
+        return made
+
+    return register
