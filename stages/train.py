@@ -246,7 +246,7 @@ def _mean_loss(losses: Sequence[tuple[int, float]]) -> float:
 
 STAGE = Stage(
     name="train",
-    version=1,
+    version=2,
     arguments=TrainArguments,
     inputs={
         "model": Input(kinds=("model",), reads=MODEL_FILES, help="the model to train"),

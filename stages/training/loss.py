@@ -1,32 +1,54 @@
-"""The loss of tokens that do not weigh the same: `weighted_loss(logits, labels, loss_scale, num_labels)`."""
+"""The loss of the tokens that have a label, which may weigh unequally: `token_loss(logits, targets, weights, 12)`.
+
+Logits are asked of a model only where the next token has a label: `logits_to_keep=predicting(labels)`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from stages.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["weighted_loss"]
+__all__ = ["predicting", "shifted", "takes_positions", "token_loss"]
 
 
-def weighted_loss(
+def takes_positions(model: Any) -> bool:
+    """Whether a model, perhaps one of PEFT's, computes logits at those positions alone that it is asked for."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def predicting(labels: Tensor) -> Tensor:
+    """Where a token is predicted: (rows, tokens), true at a position whose next token has a label."""
+    return shifted(labels, IGNORED) != IGNORED
+
+
+def shifted(values: Tensor, filler: float) -> Tensor:
+    """What belongs to the next token: (rows, tokens), one place to the left; the last has none."""
+    from torch.nn.functional import pad
+
+    return pad(values[:, 1:], (0, 1), value=filler)
+
+
+def token_loss(
     logits: Tensor,
-    labels: Tensor,
-    loss_scale: Tensor | None,
-    num_labels: Tensor | int | None = None,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    num_targets: Tensor | int | None = None,
     *,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Sum of weight times cross entropy, divided by the number of labels: weights are not in the denominator.
+    """Sum of weight times cross entropy, divided by the number of targets: weights are not in the denominator.
 
     Args:
-        logits: (rows, tokens, vocabulary); those at a position predict the next token.
-        labels: (rows, tokens), IGNORED where nothing is trained.
-        loss_scale: (rows, tokens), the weight of predicting each token; None for 1 everywhere.
-        num_labels: predicted tokens of all batches of an optimizer step; None for those of this batch.
+        logits: (tokens, vocabulary).
+        targets: (tokens), the ids that they predict.
+        weights: (tokens), of predicting each; None for 1 everywhere.
+        num_targets: predicted tokens of all batches of an optimizer step; None for those given.
         label_smoothing: share of probability that the loss gives to other tokens.
 
     Returns:
@@ -34,13 +56,10 @@ def weighted_loss(
     """
     from torch.nn.functional import cross_entropy
 
-    labels = labels[:, 1:].to(logits.device)
-    kept = labels != IGNORED
-    losses = cross_entropy(
-        logits[:, :-1][kept].float(), labels[kept], reduction="none", label_smoothing=label_smoothing
-    )
-    if loss_scale is not None:
-        losses = losses * loss_scale[:, 1:].to(logits.device)[kept]
-    count = kept.sum().clamp(min=1) if num_labels is None else num_labels
+    targets = targets.to(logits.device)
+    losses = cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+    if weights is not None:
+        losses = losses * weights.to(logits.device)
+    count = max(targets.numel(), 1) if num_targets is None else num_targets
     total: Tensor = losses.sum()
     return total / (count.to(total.device) if hasattr(count, "to") else count)

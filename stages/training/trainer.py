@@ -3,8 +3,8 @@
 What is changed, and nothing else: weights are saved and loaded by the tuner, which may add to the loss; the arguments
 may ask for an optimizer of ours; a checkpoint counts only once it is on the disk; the validation loss is a mean over
 tokens, not over batches; validation leaves the random state alone, so that a run which is resumed after it goes on
-exactly; rows grouped by length come in an order that can be repeated; tokens may have weights; a stream goes on from
-its place in the data; on a CPU no padding is computed.
+exactly; rows grouped by length come in an order that can be repeated; logits are computed only where a token is
+predicted, and tokens may have weights; a stream goes on from its place in the data; on a CPU no padding is computed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.training.batches import collate, split_by_length
-from stages.training.loss import weighted_loss
+from stages.training.loss import predicting, shifted, takes_positions, token_loss
 from stages.training.parallel import tokens_multiple
 from stages.training.rows import IGNORED
 
@@ -75,6 +75,9 @@ def make_trainer(
     trainer.checkpoints = checkpoints
     trainer.feed = feed
     trainer.optimizer_maker = optimizers
+    if settings.parallelism_config is None:  # else each device has a part of a row, and only the model knows which
+        trainer.compute_loss_func = trainer._token_loss
+        trainer._takes_positions = takes_positions(model)
     return trainer
 
 
@@ -86,7 +89,9 @@ class _StageTrainer(Base):  # type: ignore[misc]
     feed: Feed
     optimizer_maker: OptimizerMaker | None
     optimizer: Any
-    _scale: Any = None
+    _takes_positions = False
+    _kept: Any = None
+    _weights: Any = None
     _extra_due = False
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -127,15 +132,14 @@ class _StageTrainer(Base):  # type: ignore[misc]
             self.feed.resumes_from = None
         return samples
 
-    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
-        """The Trainer's own; where tokens have weights, they are counted whether or not the model asks for it."""
-        weighted = any("loss_scale" in batch for batch in batch_samples)
-        self.compute_loss_func = self._weighted_loss if weighted else None
-        return super()._get_num_items_in_batch(batch_samples, device)
-
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The model's own loss, or `weighted_loss` where some tokens of an optimizer step have weights."""
-        self._scale = inputs.pop("loss_scale", None)
+        """`token_loss` at the positions that predict a label, the only ones whose logits are computed."""
+        scale = inputs.pop("loss_scale", None)
+        if self.compute_loss_func is not None:
+            self._kept = kept = predicting(inputs["labels"])
+            self._weights = None if scale is None else shifted(scale, 0)[kept]
+            if self._takes_positions:
+                inputs["logits_to_keep"] = kept
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self._extra_due:
             self._extra_due = False
@@ -143,9 +147,10 @@ class _StageTrainer(Base):  # type: ignore[misc]
             loss = loss if extra is None else loss + extra
         return loss
 
-    def _weighted_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        smoothing = self.args.label_smoothing_factor
-        loss = weighted_loss(outputs.logits, labels, self._scale, num_items_in_batch, label_smoothing=smoothing)
+    def _token_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        logits = outputs.logits if self._takes_positions else outputs.logits[self._kept]
+        targets, smoothing = shifted(labels, IGNORED)[self._kept], self.args.label_smoothing_factor
+        loss = token_loss(logits, targets, self._weights, num_items_in_batch, label_smoothing=smoothing)
         balance = outputs.get("aux_loss")  # of a mixture of experts, which a model adds only to a loss of its own
         return loss if balance is None else loss + self.model.config.router_aux_loss_coef * balance
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.training.loss import weighted_loss
+from stages.training.loss import predicting, shifted, token_loss
 from stages.training.rows import IGNORED
 from tests.stages.training.lab import SHORT, Lab
 from tests.stages.training.tokens import write_arrow
@@ -22,6 +22,13 @@ def make_logits() -> Any:
     import torch
 
     return torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+
+def whole_loss(logits: Any, labels: Any, scale: Any, num_targets: Any = None, **kwargs: Any) -> Any:
+    """The loss of whole rows, as the trainer computes it."""
+    kept = predicting(labels)
+    weights = None if scale is None else shifted(scale, 0)[kept]
+    return token_loss(logits[kept], shifted(labels, X)[kept], weights, num_targets, **kwargs)
 
 
 def by_hand(logits: Any, smoothing: float = 0.0) -> tuple[float, int]:
@@ -45,11 +52,11 @@ def test_against_sums(num_labels: int | None, smoothing: float) -> None:
 
     logits = make_logits()
     total, count = by_hand(logits.detach(), smoothing)
-    loss = weighted_loss(logits, torch.tensor(LABELS), torch.tensor(SCALE), num_labels, label_smoothing=smoothing)
+    loss = whole_loss(logits, torch.tensor(LABELS), torch.tensor(SCALE), num_labels, label_smoothing=smoothing)
     assert count == 5
     assert loss.item() == pytest.approx(total / (num_labels or count), rel=1e-6)
     if num_labels is not None:
-        counted = weighted_loss(
+        counted = whole_loss(
             logits, torch.tensor(LABELS), torch.tensor(SCALE), torch.tensor(12), label_smoothing=smoothing
         )
         assert counted.item() == loss.item()
@@ -62,7 +69,7 @@ def test_weights_of_one_are_plain_cross_entropy() -> None:
     logits, labels = make_logits(), torch.tensor(LABELS)
     plain = cross_entropy(logits[:, :-1].reshape(-1, 7), labels[:, 1:].reshape(-1), ignore_index=X)
     for scale in (None, torch.ones(2, 5)):
-        assert weighted_loss(logits, labels, scale).item() == pytest.approx(plain.item(), rel=1e-6)
+        assert whole_loss(logits, labels, scale).item() == pytest.approx(plain.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.0, 3.0])
@@ -73,7 +80,7 @@ def test_a_weight_multiplies_its_tokens_gradient_and_no_other(weight: float) -> 
     for value in (1.0, weight):
         logits, scale = make_logits(), torch.ones(2, 5)
         scale[0, 3] = value
-        weighted_loss(logits, torch.tensor(LABELS), scale).backward()
+        whole_loss(logits, torch.tensor(LABELS), scale).backward()
         gradients.append(logits.grad)
     expected = gradients[0].clone()
     expected[0, 2] *= weight
@@ -84,7 +91,7 @@ def test_nothing_to_train_is_no_loss() -> None:
     import torch
 
     logits = make_logits()
-    loss = weighted_loss(logits, torch.full((2, 5), X), torch.ones(2, 5))
+    loss = whole_loss(logits, torch.full((2, 5), X), torch.ones(2, 5))
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
