@@ -107,6 +107,7 @@ def tokenize(arguments: TokenizeArguments, inputs: Inputs, out: Path, context: C
         arguments.max_pixels,
         arguments.packing,
         arguments.strict,
+        num_labels=arguments.num_labels,
     )
     _warn(template, model, context)
     job = _Job(arguments, inputs, out, context, model, template, settings)
@@ -145,8 +146,10 @@ class _Job:
     def run(self, codec: Codec) -> Metrics:
         """Writes all files but the facts, and counts."""
         columns = self._columns()
+        if self.arguments.num_labels is not None:
+            self._check_classes(self.arguments.num_labels)
         for name, what in NOT_LEARNT.items():
-            if name in columns:
+            if name in columns and self.arguments.num_labels is None:
                 self.context.logger.warning("rows have the column %s: supervised fine-tuning %s", name, what)
         self._write_chat_template()
         if self.streams or self._encodes_later(columns):
@@ -169,6 +172,13 @@ class _Job:
         for path in sorted(self.dataset.glob("*.parquet")):
             found |= set(columns_of(path))
         return found
+
+    def _check_classes(self, num_labels: int) -> None:
+        from stages.data.classes import check_classes
+
+        if self._sees():
+            raise DataError("`--num_labels` trains a classifier of text, and rows may have pictures, films or sounds")
+        check_classes(sorted(self.dataset.glob("*.parquet")), num_labels)
 
     def _encodes_later(self, columns: set[str]) -> bool:
         media = sorted(columns & set(MEDIA))
@@ -276,7 +286,11 @@ class _Job:
         for number, row in enumerate(self._first_rows, start=1):
             if look is not None and not any(name in row for name in MEDIA):
                 look(number, row)
-            if isinstance(encoded := encode(row), str):
+            try:
+                encoded = encode(row)
+            except DataError as error:
+                raise DataError(f"train row {number}: {error}") from None
+            if isinstance(encoded, str):
                 reasons.append(f"row {number}: {encoded}")
                 if self.arguments.strict:
                     raise DataError(f"train, {reasons[0]}")

@@ -6,7 +6,8 @@ from pydantic import model_validator
 
 from stages.arguments.acceleration import LigerArguments, TorchAccArguments
 from stages.arguments.base import option
-from stages.arguments.data import DataSeedArguments, DatasetArguments, RowWorkArguments
+from stages.arguments.classification import ClassifierArguments
+from stages.arguments.data import DataSeedArguments, DatasetArguments, PluginArguments, RowWorkArguments
 from stages.arguments.evaluation import BenchmarkArguments
 from stages.arguments.export import ExportQuantizationArguments, PushArguments
 from stages.arguments.galore import GaloreArguments
@@ -81,7 +82,7 @@ class PreprocessArguments(DatasetArguments, HubArguments):
 
 
 class TokenizeArguments(
-    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments
+    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments, ClassifierArguments
 ):
     """How rows become tokens and labels."""
 

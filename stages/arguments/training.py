@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, model_validator
 
 from stages.arguments.base import Arguments, JsonObject, one_or_many, option
+from stages.arguments.classification import ClassifierArguments
+from stages.arguments.message import closest, shorten
 from stages.arguments.trainer import TrainerArguments
 
 __all__ = [
@@ -202,15 +204,21 @@ def _sentence(value: object) -> object:
     return "sentence" if value == "seq" else value
 
 
-class LossArguments(Arguments):
+OURS = {
+    "optimizer": ("default", "galore", "lorap"),
+    "loss_type": ("cross_entropy", "loss_scale"),
+    "metric": ("acc", "nlg"),
+}
+"""The names that need no plugin."""
+
+
+class LossArguments(ClassifierArguments):
     """What is optimized, how, and what is measured."""
 
     GROUP: ClassVar[str] = _GROUP
 
     loss_type: str | None = option(None)
     """The loss: cross_entropy, loss_scale, or a registered one; cross entropy if left out."""
-    num_labels: int | None = option(None, ge=1)
-    """Number of classes, for training a classifier."""
     acc_strategy: Annotated[Literal["token", "sentence"], BeforeValidator(_sentence)] = option("token")
     """Whether accuracy counts tokens or whole answers."""
     optimizer: str | None = option(None)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from stages.data.classes import classified_text, read_class
 from stages.data.rows import RowError
 from stages.data.rows.columns import MEDIA
 from stages.data.templates.rendered import Rendered, Template, TemplateSettings
@@ -58,6 +59,7 @@ class EncoderSettings:
         packing: whether train puts rows of a stream together, up to max_length.
         strict: whether a row that cannot be rendered ends training.
         versions: of what else decides, the stage tokenize among it: the key of train, which encodes, has none of it.
+        num_labels: of rows that have a class, how many classes there are; None where answers are learnt.
     """
 
     template: TemplateSettings = field(default_factory=TemplateSettings)
@@ -67,10 +69,14 @@ class EncoderSettings:
     packing: bool = False
     strict: bool = False
     versions: Mapping[str, Any] = field(default_factory=dict)
+    num_labels: int | None = None
 
     def to_json(self) -> str:
         """As text."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        values = asdict(self)
+        if self.num_labels is None:
+            del values["num_labels"]
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str) -> EncoderSettings:
@@ -173,6 +179,7 @@ class RowEncoder:
         max_length: tokens of a row at most; None for no limit.
         truncation: `left` keeps the last max_length tokens of a longer row, `delete` drops it.
         weighted: whether what is trained has weights other than 1.
+        num_labels: of rows that have a class, how many classes there are: then no token is trained.
     """
 
     template: Template
@@ -180,6 +187,7 @@ class RowEncoder:
     max_length: int | None = None
     truncation: Literal["left", "delete"] = "left"
     weighted: bool = False
+    num_labels: int | None = None
 
     @staticmethod
     def of(template: Template, codec: Codec, settings: EncoderSettings) -> RowEncoder:
@@ -191,7 +199,9 @@ class RowEncoder:
         from stages.data.loss_scale import LossScale
 
         weighted = not LossScale.parse(settings.template.loss_scale).binary
-        return RowEncoder(template, codec, settings.max_length, settings.truncation, weighted)
+        return RowEncoder(
+            template, codec, settings.max_length, settings.truncation, weighted, num_labels=settings.num_labels
+        )
 
     def encode_row(self, row: Row) -> EncodedRow | str:
         """A row's tokens, or why it is dropped."""
@@ -220,6 +230,10 @@ class RowEncoder:
         written, dropped = [], []
         for number, row in rows:
             try:
+                if self.num_labels is not None:
+                    text = classified_text(self.template, row)
+                    written.append(_Written(number, text, None, read_class(row, self.num_labels)))
+                    continue
                 rejected = row.get("rejected_response")
                 written.append(
                     _Written(
@@ -281,6 +295,8 @@ class RowEncoder:
         trained = np.concatenate([[0], np.cumsum(part.labels != NOT_TRAINED)])
         # A row's first token is predicted from nothing.
         untrained = trained[ends] == trained[np.minimum(starts + 1, ends)]
+        if self.num_labels is not None:
+            untrained = ends == starts
         deleted = too_long & (self.truncation == "delete")
         lost = np.where(deleted, "too long", np.where(untrained, "nothing to train", ""))
         return lost == "", starts, too_long, lost

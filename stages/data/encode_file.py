@@ -138,8 +138,9 @@ def _encode(
     writer = TokenWriter(
         target,
         weighted=encoder.weighted,
-        preference="rejected_response" in columns,
+        preference="rejected_response" in columns and encoder.num_labels is None,
         labelled="label" in columns,
+        classified=encoder.num_labels is not None,
     )
     with writer:
         for batch in encode_all(encoder, _rows(source, context), num_threads=num_threads, look=look):

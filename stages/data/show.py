@@ -121,7 +121,8 @@ def _eager(path: Path, row: int, tokenizer: Tokenizer) -> Shown:
     rejected = None
     if values.get("rejected_input_ids") is not None:
         rejected = _stretches(values["rejected_input_ids"], values["rejected_labels"], None, tokenizer)
-    chosen = _stretches(values["input_ids"], values["labels"], values.get("loss_scale"), tokenizer)
+    labels = values.get("labels") or [NOT_TRAINED] * len(values["input_ids"])  # a row with a class has none
+    chosen = _stretches(values["input_ids"], labels, values.get("loss_scale"), tokenizer)
     return Shown(row, table.num_rows, chosen, rejected, values.get("row"))
 
 

@@ -20,7 +20,7 @@ class TokenWriter:
 
     Columns: input_ids and labels (lists of int32), length (int32), row (int64: which row of the dataset, from 0); where
     asked for: loss_scale (list of float32), rejected_input_ids and rejected_labels (null for a row without a rejected
-    answer), label (int64). No file is left if there are no rows.
+    answer), label (int64). Rows that are classified have no labels, but a label. No file is left if there are no rows.
 
     Attributes:
         lengths: tokens of each row written.
@@ -28,12 +28,21 @@ class TokenWriter:
         num_truncated: rows that were longer.
     """
 
-    def __init__(self, path: Path, *, weighted: bool = False, preference: bool = False, labelled: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        weighted: bool = False,
+        preference: bool = False,
+        labelled: bool = False,
+        classified: bool = False,
+    ) -> None:
         self.path = path
         self.lengths: list[int] = []
         self.num_trained = 0
         self.num_truncated = 0
-        self._weighted, self._preference, self._labelled = weighted, preference, labelled
+        self._weighted, self._preference = weighted, preference
+        self._labelled, self._classified = labelled, classified
         self._file: pa.ipc.RecordBatchStreamWriter | None = None
 
     def write(self, batch: Batch) -> None:
@@ -61,6 +70,8 @@ class TokenWriter:
             "length": pa.array(np.diff(chosen.offsets).astype(np.int32)),
             "row": pa.array(batch.rows - 1),
         }
+        if self._classified:
+            del columns["labels"]
         if self._weighted:
             assert chosen.weights is not None
             columns["loss_scale"] = _lists(chosen, chosen.weights)
