@@ -34,13 +34,25 @@ def prepare(arguments: TrainArguments) -> Prepared[TrainArguments]:
     Raises:
         ArgumentsError: there is no such folder.
     """
+    arguments, handed_in = _hand_in_plugins(arguments)
     given = arguments.resume_from_checkpoint
     if given is None or given == HANDED_IN:
-        return Prepared(arguments)
+        return Prepared(arguments, handed_in)
     path = Path(given).expanduser()
     if not path.is_dir():
         raise ArgumentsError(f"`--resume_from_checkpoint {given}` is not a folder: give a checkpoint-<step>")
-    return Prepared(arguments.model_copy(update={"resume_from_checkpoint": HANDED_IN}), {"checkpoint": path})
+    arguments = arguments.model_copy(update={"resume_from_checkpoint": HANDED_IN})
+    return Prepared(arguments, {"checkpoint": path, **handed_in})
+
+
+def _hand_in_plugins(arguments: TrainArguments) -> tuple[TrainArguments, dict[str, tuple[Path, ...]]]:
+    """The user's code is an input only where a parameter names what only it can know."""
+    from stages.data.plugins import hand_in_plugins
+
+    names, files = hand_in_plugins(arguments.custom_register_path)
+    needed = bool(arguments.registered())
+    arguments = arguments.model_copy(update={"custom_register_path": names if needed else []})
+    return arguments, ({"plugins": files} if files and needed else {})
 
 
 def can_resume(scratch: Path) -> bool:
@@ -77,7 +89,10 @@ class _Run:
         """Checks everything that can be checked without weights."""
         from stages.training.feed import check_feed, open_feed
         from stages.training.loading import load_skeleton
+        from stages.training.losses import choose_loss
+        from stages.training.optimizers import choose_optimizer
         from stages.training.parallel import check_parallel
+        from stages.training.plugins import load_for_training
         from stages.training.precision import choose_precision
         from stages.training.settings import count_steps, trainer_settings
         from stages.training.start import find_start
@@ -92,6 +107,10 @@ class _Run:
         skeleton = load_skeleton(self.base)
         vocabulary = skeleton.get_input_embeddings().num_embeddings
         self.feed: Feed = open_feed(arguments, inputs["tokens"], self.base, vocabulary, context)
+        if "plugins" in inputs:
+            load_for_training(inputs["plugins"], inputs["tokens"])
+        self.loss = choose_loss(arguments, weighted=self.feed.weighted)
+        self.optimizers = choose_optimizer(arguments, self.feed.train)
         self.precision = choose_precision(arguments, str(skeleton.config.dtype).removeprefix("torch."))
         validates, streams = self.feed.validation is not None, self.feed.place is not None
         self.settings = trainer_settings(
@@ -131,7 +150,6 @@ class _Run:
         from transformers import set_seed
 
         from stages.training.loading import load_model
-        from stages.training.optimizers import choose_optimizer
         from stages.training.packs import check_isolation
         from stages.training.progress import make_callbacks
         from stages.training.settings import writes_tensorboard
@@ -148,8 +166,8 @@ class _Run:
                 self.tuner.load_state(model, self.start.checkpoint)
         runs = self.context.attachments / "runs" if writes_tensorboard(self.arguments) else None
         report, callbacks = make_callbacks(self.context, runs)
-        optimizers = choose_optimizer(self.arguments)
-        trainer = make_trainer(model, self.settings, self.tuner, self.checkpoints, self.feed, callbacks, optimizers)
+        kinds = {"optimizers": self.optimizers, "loss": self.loss}
+        trainer = make_trainer(model, self.settings, self.tuner, self.checkpoints, self.feed, callbacks, **kinds)
         return trainer, report
 
     def _train(self, trainer: Any) -> None:
@@ -260,6 +278,7 @@ STAGE = Stage(
             required=False,
             help="an adapter whose weights training starts with, instead of random ones",
         ),
+        "plugins": Input(kinds=("files",), required=False, help="Python files that register an optimizer or a loss"),
     },
     output=output_kind,
     function=train,

@@ -40,7 +40,7 @@ class PluginArguments(Arguments):
     GROUP: ClassVar[str] = "Data Parameters"
 
     custom_register_path: Strings = option([])
-    """Python files that register templates, datasets or loss scales; they are executed."""
+    """Python files that register datasets, templates, loss scales, optimizers, losses or metrics; they are executed."""
 
 
 class DatasetArguments(PluginArguments, DataSeedArguments, RowWorkArguments):

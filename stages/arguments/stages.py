@@ -100,6 +100,7 @@ class TokenizeArguments(
 
 
 class TrainArguments(
+    PluginArguments,
     TunerArguments,
     LoraArguments,
     TrainerDefaultsArguments,

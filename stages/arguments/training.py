@@ -212,6 +212,14 @@ OURS = {
 """The names that need no plugin."""
 
 
+OURS = {
+    "optimizer": ("default", "galore", "lorap"),
+    "loss_type": ("cross_entropy", "loss_scale"),
+    "metric": ("acc", "nlg"),
+}
+"""The names that need no plugin."""
+
+
 class LossArguments(ClassifierArguments):
     """What is optimized, how, and what is measured."""
 
@@ -222,9 +230,41 @@ class LossArguments(ClassifierArguments):
     acc_strategy: Annotated[Literal["token", "sentence"], BeforeValidator(_sentence)] = option("token")
     """Whether accuracy counts tokens or whole answers."""
     optimizer: str | None = option(None)
-    """A registered optimizer."""
+    """The optimizer: default, galore, lorap, or a registered one; lorap_lr_ratio and use_galore go before it."""
     metric: str | None = option(None)
     """What validation measures: acc, nlg, or a registered metric."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _galore_by_name(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("optimizer") == "galore" and "use_galore" in cls.model_fields:
+            return {"use_galore": True, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for name in self.registered() if self.NAME != "rlhf" else ():  # whose losses are others
+            if not getattr(self, "custom_register_path", None):
+                value = getattr(self, name)
+                raise ValueError(
+                    f"--{name} {shorten(value)}: choose from {', '.join(OURS[name])}, or add the file that "
+                    f"registers it, `--custom_register_path`.{closest(value, OURS[name])}".removesuffix(".")
+                )
+        if self.optimizer == "lorap" and getattr(self, "lorap_lr_ratio", None) is None:
+            raise ValueError("`--optimizer lorap` needs the ratio of its two rates: add `--lorap_lr_ratio 16`")
+        if self.optimizer == "galore" and not getattr(self, "use_galore", False):
+            raise ValueError("`--optimizer galore` and `--use_galore false` contradict each other: drop one of them")
+        if self.optimizer in ("lorap", "galore") or (self.optimizer == "default" and not self._goes_before()):
+            self._resolve(optimizer=None)
+        return self
+
+    def _goes_before(self) -> bool:
+        return getattr(self, "lorap_lr_ratio", None) is not None or getattr(self, "use_galore", False)
+
+    def registered(self) -> list[str]:
+        """The parameters whose value is a name that only a plugin can know, and that is looked up there."""
+        found = [name for name, ours in OURS.items() if getattr(self, name) not in (None, *ours)]
+        return [name for name in found if name != "optimizer" or not self._goes_before()]
 
 
 class PredictArguments(Arguments):

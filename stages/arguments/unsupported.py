@@ -36,7 +36,7 @@ model_type local_repo_path
 stream stop_words
 hqq_axis
 use_liger model_layer_cls_name metric_warmup_step fsdp_num acc_steps
-loss_type num_labels acc_strategy optimizer metric predict_with_generate
+num_labels acc_strategy metric predict_with_generate
 deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config
 hub_token hub_strategy hub_always_push hub_revision
 sortish_sampler generation_max_length generation_num_beams generation_config

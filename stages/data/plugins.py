@@ -111,13 +111,16 @@ def hand_in_plugins(paths: Sequence[str]) -> tuple[list[str], tuple[Path, ...]]:
     return ([HANDED_IN] if files else []), tuple(files)
 
 
-def load_plugins(folder: Path | Sequence[Path]) -> list[DatasetMeta]:
+def load_plugins(folder: Path | Sequence[Path], *, beside: Sequence[Path] = ()) -> list[DatasetMeta]:
     """Executes the Python files in the order they were given in, each content once a process.
+
+    What other files have registered before is forgotten.
 
     They may import each other, and nothing else that lies beside them: it would be in no key, and not where others run.
 
     Args:
         folder: where they were checked out, `a.py` or `0/a.py`, `1/b.py` …; or the files themselves.
+        beside: folders of other files, which is not forgotten if they have been loaded.
 
     Returns:
         The datasets that they register.
@@ -126,7 +129,7 @@ def load_plugins(folder: Path | Sequence[Path]) -> list[DatasetMeta]:
         ArgumentsError: one of them raises; the message names the file and the line.
     """
     files = _in_order(folder) if isinstance(folder, Path) else list(folder)
-    _forget_others({_name(file) for file in files})
+    _forget_others({_name(file) for file in [*files, *(other for one in beside for other in _in_order(one))]})
     with _Importable(files):
         return [dataset for file in files for dataset in _load(file)]
 

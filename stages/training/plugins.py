@@ -11,11 +11,14 @@ A file given with `--custom_register_path mine.py`, to be asked for with `--loss
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from stages.errors import ArgumentsError
+from stages.arguments.message import closest
+from stages.errors import ArgumentsError, MartletError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +36,9 @@ __all__ = [
     "MetricMaker",
     "OptimizerFactory",
     "Predicted",
+    "blamed",
+    "check_registered",
+    "load_for_training",
     "register_loss",
     "register_metric",
     "register_optimizer",
@@ -165,3 +171,64 @@ def _registrar(registry: dict[str, Any], name: str, what: str, ours: Sequence[st
         return made
 
     return register
+
+
+def load_for_training(plugins: Path, tokens: Path) -> None:
+    """Executes the plugins of the train stage; those that the tokens came with stay as well.
+
+    Raises:
+        ArgumentsError: one of them raises; the message names the file and the line.
+    """
+    from stages.data.plugins import load_plugins
+    from stages.data.stream import PLUGINS
+
+    load_plugins(plugins, beside=[folder for folder in (tokens / "plugins", tokens / PLUGINS) if folder.is_dir()])
+
+
+def check_registered(flag: str, name: str, ours: Iterable[str], registry: Mapping[str, Any]) -> None:
+    """Refuses a name that neither we nor the plugins know.
+
+    Args:
+        flag: without dashes.
+        name: its value.
+        ours: names that need no plugin.
+        registry: those of the plugins, which have been loaded.
+
+    Raises:
+        ArgumentsError: naming the choices.
+    """
+    choices = [*ours, *registry]
+    if name not in choices:
+        raise ArgumentsError(
+            f"`--{flag} {name}`: no file of `--custom_register_path` registers it. "
+            f"Choose from: {', '.join(choices)}.{closest(name, choices)}".removesuffix(".")
+        )
+
+
+@contextmanager
+def blamed(flag: str, name: str) -> Iterator[None]:
+    """Around a call of what a plugin has registered: an exception becomes one line with the plugin's file and line.
+
+    Raises:
+        ArgumentsError: the call has raised.
+    """
+    try:
+        yield
+    except MartletError:
+        raise
+    except Exception as error:
+        text = next(iter(str(error).strip().splitlines()), "")
+        what = f"{type(error).__name__}: {text:.200}" if text else type(error).__name__
+        raise ArgumentsError(f"`--{flag} {name}`: {_place(error)}{what}") from error
+
+
+def _place(error: BaseException) -> str:
+    """`mine.py line 7: `, the last line of a plugin that an exception went through."""
+    from stages.data.plugins import PREFIX
+
+    place, step = "", error.__traceback__
+    while step is not None:
+        if str(step.tb_frame.f_globals.get("__name__", "")).startswith(PREFIX):
+            place = f"{Path(step.tb_frame.f_code.co_filename).name} line {step.tb_lineno}: "
+        step = step.tb_next
+    return place

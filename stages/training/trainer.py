@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from stages.training.checkpoints import Checkpoints
     from stages.training.feed import Feed
+    from stages.training.losses import RegisteredLoss
     from stages.training.optimizers import OptimizerMaker
     from stages.training.tuners import Tuner
 else:
@@ -45,6 +46,7 @@ def make_trainer(
     feed: Feed,
     callbacks: Sequence[Any],
     optimizers: OptimizerMaker | None = None,
+    loss: RegisteredLoss | None = None,
 ) -> Any:
     """A Trainer for a prepared model.
 
@@ -56,6 +58,7 @@ def make_trainer(
         feed: what is trained and validated on.
         callbacks: called after transformers' own, which decides when to log, save and validate, and the tuner's.
         optimizers: makes optimizer and scheduler; the Trainer does, where it is None or makes none.
+        loss: a plugin's; None for `token_loss`.
     """
     from transformers import PrinterCallback, Trainer
 
@@ -75,9 +78,10 @@ def make_trainer(
     trainer.checkpoints = checkpoints
     trainer.feed = feed
     trainer.optimizer_maker = optimizers
+    trainer.registered_loss = loss
     if settings.parallelism_config is None:  # else each device has a part of a row, and only the model knows which
         trainer.compute_loss_func = trainer._token_loss
-        trainer._takes_positions = takes_positions(model)
+        trainer._takes_positions = loss is None and takes_positions(model)
     return trainer
 
 
@@ -88,6 +92,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
     checkpoints: Checkpoints
     feed: Feed
     optimizer_maker: OptimizerMaker | None
+    registered_loss: RegisteredLoss | None
     optimizer: Any
     _takes_positions = False
     _kept: Any = None
@@ -133,9 +138,11 @@ class _StageTrainer(Base):  # type: ignore[misc]
         return samples
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """`token_loss` at the positions that predict a label, the only ones whose logits are computed."""
+        """A plugin's, or `token_loss` at the positions that predict a label, whose logits alone are computed."""
         scale = inputs.pop("loss_scale", None)
-        if self.compute_loss_func is not None:
+        if self.registered_loss is not None:
+            self._weights = scale
+        elif self.compute_loss_func is not None:
             self._kept = kept = predicting(inputs["labels"])
             self._weights = None if scale is None else shifted(scale, 0)[kept]
             if self._takes_positions:
@@ -148,9 +155,12 @@ class _StageTrainer(Base):  # type: ignore[misc]
         return loss
 
     def _token_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        logits = outputs.logits if self._takes_positions else outputs.logits[self._kept]
-        targets, smoothing = shifted(labels, IGNORED)[self._kept], self.args.label_smoothing_factor
-        loss = token_loss(logits, targets, self._weights, num_items_in_batch, label_smoothing=smoothing)
+        if self.registered_loss is not None:
+            loss = self.registered_loss(outputs, labels, self._weights, num_items_in_batch)
+        else:
+            logits = outputs.logits if self._takes_positions else outputs.logits[self._kept]
+            targets, smoothing = shifted(labels, IGNORED)[self._kept], self.args.label_smoothing_factor
+            loss = token_loss(logits, targets, self._weights, num_items_in_batch, label_smoothing=smoothing)
         balance = outputs.get("aux_loss")  # of a mixture of experts, which a model adds only to a loss of its own
         return loss if balance is None else loss + self.model.config.router_aux_loss_coef * balance
 
@@ -193,6 +203,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
         self.feed.reached(inputs.pop("place", None))
         self._extra_due = self.accelerator.sync_gradients  # the last part of a step
         whole = num_items_in_batch is None or self.args.device.type != "cpu"
+        whole = whole or self.registered_loss is not None  # which may compare the rows of a batch
         parts = [inputs] if whole else split_by_length(inputs)
         loss: Any = 0
         for number, part in enumerate(parts, 1):
