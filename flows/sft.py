@@ -5,7 +5,10 @@ from __future__ import annotations
 from flows.pipeline import Call, Pipeline, Step
 from stages.arguments import SftArguments
 
-__all__ = ["PIPELINE", "fine_tune", "sft"]
+__all__ = ["CLASSES", "PIPELINE", "fine_tune", "sft"]
+
+CLASSES = "--num_labels trains a classifier, and its accuracy on the held-out rows is measured by train: eval_acc"
+"""Why one is not evaluated."""
 
 
 def fine_tune(call: Call) -> tuple[Step, Step, Step]:

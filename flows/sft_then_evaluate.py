@@ -6,7 +6,7 @@ Its stages are the first of `sft-then-export`: the best of a sweep goes on to th
 from __future__ import annotations
 
 from flows.pipeline import Call, Pipeline
-from flows.sft import fine_tune
+from flows.sft import CLASSES, fine_tune
 from stages.arguments import SftThenExportArguments
 from stages.training.tuners import leaves_model
 
@@ -17,7 +17,9 @@ def sft_then_evaluate(arguments: SftThenExportArguments, call: Call) -> None:
     """Fine-tunes, merges, and measures the merged model."""
     model, tokens, trained = fine_tune(call)
     merged = trained if leaves_model(arguments.train_type) else call("merge", model=model, adapter=trained)
-    if arguments.split_dataset_ratio > 0 or arguments.val_dataset or arguments.eval_dataset:
+    if arguments.num_labels is not None:
+        call.skip("evaluate", CLASSES)
+    elif arguments.split_dataset_ratio > 0 or arguments.val_dataset or arguments.eval_dataset:
         call("evaluate", label="tuned", model=merged, tokens=tokens)
     else:
         call.skip("evaluate", "no row is held out (--split_dataset_ratio 0) and no --eval_dataset was given")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.export import publish, quantize
 from flows.pipeline import Call, Pipeline
-from flows.sft import fine_tune
+from flows.sft import CLASSES, fine_tune
 from stages.arguments import SftThenExportArguments
 from stages.training.tuners import leaves_model
 
@@ -23,7 +23,9 @@ def sft_then_export(arguments: SftThenExportArguments, call: Call) -> None:
     quantized = quantize(arguments, call, merged, tokens)
 
     report = None
-    if arguments.split_dataset_ratio > 0 or arguments.val_dataset or arguments.eval_dataset:
+    if arguments.num_labels is not None:
+        call.skip("evaluate", CLASSES)
+    elif arguments.split_dataset_ratio > 0 or arguments.val_dataset or arguments.eval_dataset:
         call("evaluate", label="base", model=model, tokens=tokens)
         report = call("evaluate", label="tuned", model=merged, tokens=tokens)
         if quantized is not None:

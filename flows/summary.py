@@ -96,7 +96,7 @@ def _closing_lines(record: dict[str, Any]) -> list[str]:
     models = [stage["path"] for stage in record["stages"] if stage["stage"] in MODELS and stage.get("path")]
     models = [_relative(path) for path in models]
     lines += [f"model:  {path}" for path in models[-1:]]
-    whole = [path for path in models if (Path(path) / "config.json").is_file()]
+    whole = [path for path in models if _writes(Path(path))]
     lines += [f"chat:   {_relative(sys.executable)} -m stages.serving.chat {path}" for path in whole[-1:]]
     if record["output_dir"]:
         lines.append(f"output: {_relative(record['output_dir'])}")
@@ -106,6 +106,12 @@ def _closing_lines(record: dict[str, Any]) -> list[str]:
         lines.append("runs:   prefect server start, then http://127.0.0.1:4200")
     lines.append(f"run:    {record['run']} ({record['seconds']:.1f} s)")
     return lines
+
+
+def _writes(folder: Path) -> bool:
+    """Whether a folder holds a whole model, and one that can be talked to: no classifier."""
+    config = folder / "config.json"
+    return config.is_file() and "ForSequenceClassification" not in config.read_text(encoding="utf-8")
 
 
 def _relative(path: str) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ from stages.stage import Input, Inputs, Metrics, Stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.training.merging import BaseWeights, MergedTensor, MergePlan
+    from stages.training.edits import Edit
+    from stages.training.merging import AddedTensor, BaseWeights, MergedTensor, MergePlan
 
 __all__ = ["STAGE", "merge"]
 
@@ -44,7 +45,7 @@ def merge(arguments: MergeArguments, inputs: Inputs, out: Path, context: Context
     Raises:
         ModelError: the model is quantized, the adapter is of another model or cannot be merged, a file is damaged.
     """
-    from stages.sources.model_folder import check_model_folder
+    from stages.sources.model_folder import check_model_folder, read_json
     from stages.training.adapter import read_adapter
     from stages.training.companions import link_companions
     from stages.training.cores import share_cores
@@ -54,11 +55,14 @@ def merge(arguments: MergeArguments, inputs: Inputs, out: Path, context: Context
     check_model_folder(inputs["model"])
     base = BaseWeights(inputs["model"])
     edits = read_adapter(inputs["adapter"], base)
-    plan = plan_merge(base, edits)
+    classifies = read_json(inputs["adapter"] / "adapter_config.json").get("task_type") == "SEQ_CLS"
+    plan = plan_merge(base, edits, classifies=classifies)
     context.logger.info("merge: %d of %d tensors change", len(edits), len(plan.tensors))
     if plan.unties:
         context.logger.info("merge: the output head gets weights of its own; so far it shared the input embedding's")
         _write_config(base, out)
+    if classifies:
+        _write_class_config(inputs["model"], base, edits, out)
     if (template := inputs["adapter"] / TEMPLATE).is_file():
         link_or_copy(template, out / TEMPLATE)
     link_companions(inputs["model"], out)
@@ -80,21 +84,31 @@ def _write_config(base: BaseWeights, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _write_class_config(model: Path, base: BaseWeights, edits: Sequence[Edit], out: Path) -> None:
+    from stages.training.classifier import HEADS, classifier_config
+
+    heads = [edit.shape() for edit in edits if edit.name in [f"{head}.weight" for head in HEADS]]
+    if not heads:
+        raise ModelError("the adapter is of a classifier, and has no head (score.weight): it is incomplete")
+    config = classifier_config(model, base.config, num_labels=heads[0][0])
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _write_safetensors(base: BaseWeights, plan: MergePlan, out: Path, limit: int, context: Context) -> None:
     """Streams: one merged tensor is in memory at a time."""
     from stages.sources import safetensors_writer as writer
 
     types = {code: (name, width) for name, (code, width) in writer.CODES.items()}
 
-    def described(tensor: MergedTensor) -> writer.Tensor:
-        stored = base.tensors[tensor.source]
-        return writer.Tensor(tensor.name, types[stored.code][0], stored.shape, lambda: _bytes(tensor.make(base)))
+    def described(tensor: MergedTensor | AddedTensor) -> writer.Tensor:
+        code, shape = tensor.stored(base)
+        return writer.Tensor(tensor.name, types[code][0], shape, lambda: _bytes(tensor.make(base)))
 
     for name, stored in base.tensors.items():
         if stored.code not in types:
             raise ModelError(f"the model's {name} is of type {stored.code}, which merge cannot write")
     # Wide types first: each tensor then starts at a multiple of its own width, as readers that map files want it.
-    ordered = sorted(plan.tensors, key=lambda tensor: -types[base.tensors[tensor.source].code][1])
+    ordered = sorted(plan.tensors, key=lambda tensor: -types[tensor.stored(base)[0]][1])
     progress = context.reporter.progress
     writer.write_safetensors([described(tensor) for tensor in ordered], out, shard_bytes=limit, progress=progress)
 

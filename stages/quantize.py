@@ -63,8 +63,9 @@ DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 def _check(arguments: QuantizeArguments, inputs: Inputs) -> None:
     """What can be said before a weight is read."""
-    from stages.serving.loading import quantization_of
+    from stages.serving.loading import check_writes, quantization_of
 
+    check_writes(inputs["model"])
     if (method := quantization_of(inputs["model"])) is not None:
         raise ModelError(f"the model is quantized already, by {method}: give the float model that it was made from")
     if not arguments.safe_serialization:

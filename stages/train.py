@@ -104,7 +104,7 @@ class _Run:
         self.checkpoints = Checkpoints(context.scratch, arguments.save_total_limit, context.checkpointed)
         self.checkpoints.sweep()
         context.reporter.progress(0, 1, "loading libraries and model")
-        skeleton = load_skeleton(self.base)
+        skeleton = load_skeleton(self.base, arguments.num_labels)
         vocabulary = skeleton.get_input_embeddings().num_embeddings
         self.feed: Feed = open_feed(arguments, inputs["tokens"], self.base, vocabulary, context)
         if "plugins" in inputs:

@@ -54,7 +54,7 @@ def model_card(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
         ("Data", _data(record)),
         ("Training", _training(record, manifests)),
         ("Quantization", _arguments(manifests.get("quantize"))),
-        ("Use", _use(artifact.kind, product, artifact.digest)),
+        ("Use", _use(artifact.kind, product, artifact.digest, record.arguments.get("num_labels"))),
         ("Made by", _lineage(record, manifests)),
     ]
     parts = [f"### {heading}\n\n{text}" if heading else text for heading, text in sections if text]
@@ -131,9 +131,13 @@ def _value(value: Any) -> str:
     return (f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"'))[:MAX_VALUE_LENGTH]
 
 
-def _use(kind: str, product: StageRecord, digest: str) -> str:
+def _use(kind: str, product: StageRecord, digest: str, num_labels: int | None = None) -> str:
     path = product.path or "FOLDER"
     load = (LOAD_ADAPTER if kind == "adapter" else LOAD_MODEL).format(path=path)
+    if num_labels is not None:
+        load = load.replace("ForCausalLM", "ForSequenceClassification")
+        if kind == "adapter":
+            load = load.replace(f'("{path}")\n```', f'("{path}", num_labels={num_labels})\n```')
     if product.path:
         return load
     return f"```\nmartlet artifacts export {digest[:19]} FOLDER\n```\n\n{load}"

@@ -20,7 +20,7 @@ from stages.sources.model_folder import check_model_folder, read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DeviceMap", "check_device", "load_model", "load_tokenizer", "quantization_of", "uncompiled"]
+__all__ = ["DeviceMap", "check_device", "check_writes", "load_model", "load_tokenizer", "quantization_of", "uncompiled"]
 
 DeviceMap = str | dict[str, int | str]
 LISTED = 3
@@ -64,6 +64,20 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
+def check_writes(folder: Path) -> None:
+    """Refuses a classifier, which `--num_labels` trains: opened as a model that writes, it would have a random head.
+
+    Raises:
+        ModelError: it is one.
+    """
+    architectures = read_json(folder / "config.json").get("architectures") or []
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise ModelError(
+            f"the model is a classifier ({architectures[0]}), which writes nothing: open it with transformers' "
+            "AutoModelForSequenceClassification; its accuracy was measured in training (eval_acc)"
+        )
+
+
 def load_model(
     folder: Path,
     *,
@@ -89,6 +103,7 @@ def load_model(
     from stages.training.multimodal import load_class
 
     check_model_folder(folder)
+    check_writes(folder)
     if quantization_of(folder) == "gptq":
         _import_gptqmodel()
     devices = check_device(device_map)

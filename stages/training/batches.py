@@ -101,12 +101,13 @@ def _collate_media(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def split_by_length(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The same rows as batches with hardly any padding, for devices that are as fast on one row as on many.
 
-    Alpaca's rows, four at a time, are padding by almost a half. A batch that holds more than tokens stays whole.
+    Alpaca's rows, four at a time, are padding by almost a half. A batch that holds more than tokens, and
+    numbers of rows, stays whole.
     """
     if "attention_mask" not in batch:
         return [dict(batch)]
     shape = batch["input_ids"].shape
-    if any(tensor.shape != shape for tensor in batch.values()):
+    if any(tensor.shape not in (shape, shape[:1]) for tensor in batch.values()):
         return [dict(batch)]
     lengths: list[int] = batch["attention_mask"].sum(dim=1).tolist()
     groups: list[list[int]] = []
@@ -120,7 +121,7 @@ def split_by_length(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _part(batch: Mapping[str, Any], group: list[int], lengths: list[int]) -> dict[str, Any]:
     longest = lengths[group[0]]
-    part = {name: tensor[group, :longest] for name, tensor in batch.items()}
+    part = {name: tensor[group, :longest] if tensor.dim() > 1 else tensor[group] for name, tensor in batch.items()}
     if all(lengths[index] == longest for index in group):
         del part["attention_mask"]
     return part

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,6 +69,7 @@ class Feed:
         resumes_from: the checkpoint whose random state is to be taken up with the first rows.
         weighted: whether tokens have weights.
         packed: whether rows are put together.
+        num_labels: classes that the rows are of; None where answers are learnt.
     """
 
     train: Any
@@ -79,6 +81,14 @@ class Feed:
     resumes_from: Path | None = None
     weighted: bool = False
     packed: bool = False
+    num_labels: int | None = None
+
+    def collator(self, model: Any) -> Any:
+        """What makes batches of rows with classes for this model; None for rows of other kinds."""
+        from stages.training.class_rows import collate_classes
+        from stages.training.classifier import padding_of
+
+        return None if self.num_labels is None else partial(collate_classes, padding=padding_of(model))
 
     @property
     def num_left_out(self) -> int:
@@ -167,18 +177,19 @@ def open_feed(arguments: TrainArguments, tokens: Path, base: Path, vocabulary: i
     Raises:
         DataError: rows that cannot be trained.
     """
-    encoder = _open_encoder(arguments, tokens, base)
+    encoder, num_labels = _open_encoder(arguments, tokens, base), arguments.num_labels
     if (tokens / "stream.json").is_file():
         feed = _stream(tokens, encoder, vocabulary, context)
     elif (tokens / "train.arrow").is_file():
-        feed = _numbered(tokens, vocabulary)
+        feed = _numbered(tokens, vocabulary) if num_labels is None else _classified(tokens, vocabulary, num_labels)
     else:
         rows = _lazy(tokens / "train.parquet", encoder, vocabulary, context)
         feed = Feed(rows, described=f"{len(rows)} rows, tokenized as they are needed", facts={"num_rows": len(rows)})
     if arguments.eval_strategy != "no":
-        feed.validation = _validation(tokens, encoder, vocabulary, context)
+        feed.validation = _validation(tokens, encoder, vocabulary, context, num_labels)
     feed.weighted = feed.weighted or bool(getattr(encoder, "weighted", False))
     check_shared_rows(arguments, packed=feed.packed, weighted=feed.weighted)
+    feed.num_labels = num_labels
     feed.template = tokens / TEMPLATE if (tokens / TEMPLATE).is_file() else None
     return feed
 
@@ -198,9 +209,26 @@ def _numbered(tokens: Path, vocabulary: int) -> Feed:
     return Feed(packs, described=described, facts=facts | {"num_packs": len(packs)}, weighted=weighted, packed=True)
 
 
-def _validation(tokens: Path, encoder: RowEncoder | MediaEncoder | None, vocabulary: int, context: Context) -> Any:
+def _classified(tokens: Path, vocabulary: int, num_labels: int) -> Feed:
+    from stages.training.class_rows import read_class_rows
+
+    rows = read_class_rows(tokens / "train.arrow", vocabulary, num_labels)
+    described = f"{len(rows)} rows of {num_labels} classes, {rows.num_tokens} tokens"
+    return Feed(rows, described=described, facts={"num_rows": len(rows), "num_tokens": rows.num_tokens})
+
+
+def _validation(
+    tokens: Path,
+    encoder: RowEncoder | MediaEncoder | None,
+    vocabulary: int,
+    context: Context,
+    num_labels: int | None = None,
+) -> Any:
+    from stages.training.class_rows import read_class_rows
     from stages.training.rows import read_rows
 
+    if (tokens / "validation.arrow").is_file() and num_labels is not None:
+        return read_class_rows(tokens / "validation.arrow", vocabulary, num_labels)
     if (tokens / "validation.arrow").is_file():
         return read_rows(tokens / "validation.arrow", vocabulary)
     if (tokens / "validation.parquet").is_file():
@@ -220,6 +248,11 @@ def _open_encoder(arguments: TrainArguments, tokens: Path, base: Path) -> RowEnc
     if (tokens / "plugins").is_dir():
         load_plugins(tokens / "plugins")
     settings = EncoderSettings.from_json((tokens / "encoder.json").read_text(encoding="utf-8"))
+    if settings.num_labels != arguments.num_labels:
+        raise DataError(
+            f"the tokens are of rows that were tokenized with `--num_labels {settings.num_labels}`, and training is to "
+            f"have {arguments.num_labels}: give both the same"
+        )
     if not needs_processor(base, tokens, packing=settings.packing):
         return open_encoder(base, settings)
     encoder = open_media_encoder(base, settings, tokens)

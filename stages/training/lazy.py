@@ -116,12 +116,14 @@ class LazyRows:
                 return item
         if self.replaces:
             raise DataError(f"none of the {len(self.rows)} rows of {self.usable.name} can be trained")
-        return _nothing()
+        return _nothing(classified=getattr(self.usable.encoder, "num_labels", None) is not None)
 
 
-def _nothing() -> dict[str, Any]:
+def _nothing(*, classified: bool) -> dict[str, Any]:
     import numpy as np
 
     from stages.training.rows import IGNORED
 
+    if classified:
+        return {"input_ids": np.zeros(1, np.int32), "label": IGNORED}
     return {"input_ids": np.zeros(1, np.int32), "labels": np.full(1, IGNORED, np.int32)}

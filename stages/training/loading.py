@@ -14,23 +14,25 @@ if TYPE_CHECKING:
 __all__ = ["load_model", "load_skeleton"]
 
 
-def load_skeleton(folder: Path) -> Any:
+def load_skeleton(folder: Path, num_labels: int | None = None) -> Any:
     """All modules of a model, in a fraction of a second and without memory for weights.
+
+    Args:
+        folder: the model's.
+        num_labels: classes that it is to tell apart; None for a model that writes.
 
     Raises:
         ModelError: its files are damaged, or transformers does not know it.
     """
     import torch
-    from transformers import AutoConfig
 
     from stages.sources.model_folder import check_model_folder
-    from stages.training.multimodal import load_class
 
     check_model_folder(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        auto, config = _class_of(folder, num_labels)
         with torch.device("meta"):
-            return load_class(config).from_config(config)
+            return auto.from_config(config)
     except (ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"the model cannot be loaded: {_first_line(error)}") from None
 
@@ -42,9 +44,6 @@ def load_model(folder: Path, arguments: TrainArguments, precision: Precision) ->
         ModelError: weights that do not fit its configuration.
     """
     import torch
-    from transformers import AutoConfig
-
-    from stages.training.multimodal import load_class
 
     given: dict[str, Any] = {}
     if arguments.attn_impl is not None:
@@ -52,12 +51,25 @@ def load_model(folder: Path, arguments: TrainArguments, precision: Precision) ->
     if precision.device_map is not None:
         given["device_map"] = precision.device_map
     try:
-        auto = load_class(AutoConfig.from_pretrained(folder, local_files_only=True))
+        auto, given["config"] = _class_of(folder, arguments.num_labels)
         model = auto.from_pretrained(folder, dtype=getattr(torch, precision.dtype), local_files_only=True, **given)
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"the model cannot be loaded: {_first_line(error)}") from None
     model.config.use_cache = False
     return model
+
+
+def _class_of(folder: Path, num_labels: int | None) -> tuple[Any, Any]:
+    """The Auto class of transformers for a model, and the configuration to open it with."""
+    from transformers import AutoConfig
+
+    from stages.training.classifier import classifier, is_classifier
+    from stages.training.multimodal import load_class
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if num_labels is None and is_classifier(config):
+        raise ModelError(f"the model is a classifier: add `--num_labels {config.num_labels}`, or give one that writes")
+    return (load_class(config), config) if num_labels is None else classifier(folder, config, num_labels)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError
+from stages.training.classifier import HEADS as CLASSIFIERS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stages.training.edits import Edit
 
-__all__ = ["BaseTensor", "BaseWeights", "MergePlan", "MergedTensor", "plan_merge"]
+__all__ = ["AddedTensor", "BaseTensor", "BaseWeights", "MergePlan", "MergedTensor", "plan_merge"]
 
 # Where the output head is not stored, it is the input embedding.
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 FLOATS = ("F64", "F32", "F16", "BF16")
+WRITERS = ("lm_head", "embed_out", "output")
+"""Modules with which a model writes; one that tells classes apart has none."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class BaseWeights:
 
         from stages.training.loading import load_skeleton
 
-        skeleton = load_skeleton(self._folder)
+        classifies = any(name.endswith("ForSequenceClassification") for name in self.config.get("architectures") or ())
+        skeleton = load_skeleton(self._folder, len(self.config.get("id2label") or "01") if classifies else None)
         known, prefix = skeleton.state_dict(), skeleton.base_model_prefix
         renamings = [one for one in get_model_conversion_mapping(skeleton) if isinstance(one, WeightRenaming)]
         return {rename_source_key(stored, renamings, [], prefix, known)[0]: stored for stored in self.tensors}
@@ -122,6 +126,28 @@ class MergedTensor:
         value = base.read(self.source)
         return value if self.edit is None else self.edit.apply(value)
 
+    def stored(self, base: BaseWeights) -> tuple[str, tuple[int, ...]]:
+        """Its type, as a file names it, and its shape."""
+        tensor = base.tensors[self.source]
+        return tensor.code, tensor.shape
+
+
+@dataclass(frozen=True)
+class AddedTensor:
+    """A tensor to write that the base does not have: the head of a classifier, as it was trained."""
+
+    name: str
+    value: Tensor
+
+    def make(self, base: BaseWeights) -> Tensor:
+        """Its values."""
+        return self.value
+
+    def stored(self, base: BaseWeights) -> tuple[str, tuple[int, ...]]:
+        """See `MergedTensor`."""
+        code = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+        return code[str(self.value.dtype).removeprefix("torch.")], tuple(self.value.shape)
+
 
 @dataclass(frozen=True)
 class MergePlan:
@@ -132,22 +158,32 @@ class MergePlan:
         unties: whether the output head, which was the input embedding, becomes a tensor of its own.
     """
 
-    tensors: tuple[MergedTensor, ...]
+    tensors: tuple[MergedTensor | AddedTensor, ...]
     unties: bool
 
 
-def plan_merge(base: BaseWeights, edits: tuple[Edit, ...]) -> MergePlan:
+def plan_merge(base: BaseWeights, edits: tuple[Edit, ...], *, classifies: bool = False) -> MergePlan:
     """Finds the base tensor of each edit.
 
     A head that shares its weights with the embedding parts from it when one of the two changes: in training, an
     adapter on one of them leaves the other as it was.
+
+    Args:
+        base: the model.
+        edits: what changes.
+        classifies: whether the merged model tells classes apart: it gets the adapter's head, and loses the one that
+            writes.
 
     Raises:
         ModelError: an edit fits no tensor.
     """
     found: dict[str, Edit] = {}
     heads: dict[str, Edit | None] = {}
+    added: list[AddedTensor] = []
     for edit in edits:
+        if classifies and edit.name not in base.tensors and edit.name.partition(".")[0] in CLASSIFIERS:
+            added.append(AddedTensor(edit.name, edit.parts["replacement"]))
+            continue
         stored = base.find(edit.name)
         if stored is not None:
             _check(edit, stored, base)
@@ -157,6 +193,9 @@ def plan_merge(base: BaseWeights, edits: tuple[Edit, ...]) -> MergePlan:
             heads[edit.name] = edit
         else:
             raise ModelError(base.not_found(edit.name))
+    if classifies:
+        kept = [name for name in base.tensors if name.partition(".")[0] not in WRITERS]
+        return MergePlan((*(MergedTensor(name, name, found.get(name)) for name in kept), *added), unties=False)
     touched = bool(heads) or any(name.endswith((*EMBEDDINGS, *HEADS)) for name in found)
     unties = touched and base.ties_head
     if unties and not heads and not any(name.endswith(HEADS) for name in base.tensors):

@@ -55,11 +55,17 @@ class Usable:
         """The row as a trainer takes it, or None if it cannot be trained.
 
         Raises:
-            DataError: an id that the model does not know; with `strict`, a row that cannot be rendered.
+            DataError: an id or a class that the model does not know; with `strict`, a row that cannot be rendered.
         """
-        encoded = self.encoder.encode_row(row)
+        try:
+            encoded = self.encoder.encode_row(row)
+        except DataError as error:
+            raise DataError(f"{self.name} row {number}: {error}") from None
         reason = encoded if isinstance(encoded, str) else None
         if not isinstance(encoded, str):
+            if getattr(self.encoder, "num_labels", None) is not None:
+                check_ids(encoded.input_ids, f"{self.name} row {number}", self.vocabulary)
+                return {"input_ids": encoded.input_ids, "label": encoded.label}
             item: dict[str, Any] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
             if encoded.loss_scale is not None:
                 item["loss_scale"] = encoded.loss_scale

@@ -30,6 +30,11 @@ class NightlyRetrainArguments(SftThenExportArguments, RetrainArguments):
 
     @model_validator(mode="after")
     def _check_retraining(self) -> Self:
+        if self.num_labels is not None:
+            raise ValueError(
+                "`--num_labels` trains a classifier, and what a retraining compares is measured of models that write: "
+                "use `sft` or `sft-then-export`"
+            )
         if self.retrain_from == "published" and self.train_type in ("full", "llamapro"):
             raise ValueError(
                 f"`--retrain_from published` goes on from an adapter: drop `--train_type {self.train_type}`"

@@ -171,6 +171,7 @@ class PeftTuner(Tuner):
         Raises:
             ArgumentsError: a module is not there, or is to be trained in both ways.
         """
+        from stages.training.classifier import HEADS, check_head
         from stages.training.tuners.targets import find_modules_to_save, find_targets
 
         given = self.arguments
@@ -182,8 +183,12 @@ class PeftTuner(Tuner):
                 f"`--modules_to_save {both[0]}` trains it in full and `--target_modules` gives it an adapter: "
                 "take it out of one of them"
             )
+        if given.num_labels is not None:
+            check_head(model)  # which peft trains in full, and stores
+            if isinstance(targets, list) and set(HEADS) & set(targets):
+                raise ArgumentsError("`--num_labels` trains the head in full: take it out of `--target_modules`")
         return {
-            "task_type": "CAUSAL_LM",
+            "task_type": "CAUSAL_LM" if given.num_labels is None else "SEQ_CLS",
             "target_modules": targets,
             "modules_to_save": saved or None,
             "bias": given.lora_bias_trainable,
