@@ -257,11 +257,12 @@ def _where(error: BaseException, file: Path) -> str:
 
 
 def _what(error: BaseException, file: Path) -> str:
-    text = next(iter(str(error).strip().splitlines()), "")
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # which else says the place once more
+    text = next(iter(said.strip().splitlines()), "")
     if isinstance(error, MartletError):
         return text
     if isinstance(error, ImportError) and (error.name or "").split(".")[0] == "swift":
-        text += ". What SWIFT's plugins import is in stages.data.plugins"
+        text += ". What SWIFT's plugins import is in stages.data.plugins and stages.training.plugins"
     if (
         isinstance(error, ImportError)
         and error.name

@@ -59,7 +59,7 @@ def _check_parameters(name: str, optimizer: Any, model: Any) -> None:
     left = [path for one, path in trained.items() if one not in held]
     if left:
         logger.warning(
-            "train: --optimizer %s leaves %d of %d trained parameters as they are, %s",
+            "train: --optimizer %s leaves %d of %d trained parameters as they are: %s",
             name,
             len(left),
             len(trained),

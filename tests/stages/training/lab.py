@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,12 @@ SHORT = {
 
 
 def cut_off_and_whole(
-    folder: Path, model: Path, tokens: Path, arguments: dict[str, Any], cut: float | str = 4.5
+    folder: Path,
+    model: Path,
+    tokens: Path,
+    arguments: dict[str, Any],
+    cut: float | str = 4.5,
+    inputs: Mapping[str, Path] | None = None,
 ) -> tuple[Lab, Lab, dict[str, Any]]:
     """A run that is cut off and run again ends in the same bytes and metrics as one that is not.
 
@@ -100,11 +106,14 @@ def cut_off_and_whole(
         tokens: what is trained on.
         arguments: of both.
         cut: the step in whose middle the power fails, or `end`.
+        inputs: further ones of both.
 
     Returns:
         The lab of the first, that of the other, the metrics of both.
     """
     whole, lab = Lab(folder / "whole", model, tokens), Lab(folder / "cut", model, tokens)
+    for one in (whole, lab):
+        one.inputs.update(inputs or {})
     undisturbed = whole.run(arguments)
     with pytest.raises(PowerCut):
         lab.run(arguments, FailsAtTheEnd() if cut == "end" else Recorder(cut=float(cut)))
