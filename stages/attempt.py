@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stages.artifacts.store import Store
     from stages.request import Request
 
-__all__ = ["Attempt", "Logger", "can_resume"]
+__all__ = ["Attempt", "Logger", "can_resume", "plain"]
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -141,7 +141,7 @@ class Attempt:
         inputs = {name: self.folder / INPUTS / name for name in self.request.inputs}
         try:
             metrics = self.stage.function(self.request.arguments, inputs, self.folder / OUT, context)
-            return _plain(metrics or {})
+            return plain(metrics or {})
         except MartletError:
             raise
         except Exception as error:
@@ -206,7 +206,7 @@ def _has_files(folder: Path) -> bool:
     return any(not path.is_dir() for path in folder.rglob("*"))
 
 
-def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics as JSON holds them: NumPy's and torch's numbers as Python's, those that are not finite as text."""
     plain: dict[str, Any] = {}
     for name, value in metrics.items():

@@ -13,7 +13,7 @@ import threading
 import traceback
 from typing import Any
 
-__all__ = ["EVENTS", "emit"]
+__all__ = ["EVENTS", "MAX_MESSAGE_LENGTH", "emit", "end_with_parent"]
 
 EVENTS = "MARTLET_EVENTS"
 MAX_MESSAGE_LENGTH = 400
@@ -27,7 +27,7 @@ def emit(**event: Any) -> None:
 
 def main() -> None:
     """`child.py TARGET ARGUMENT …`: TARGET is a module, or a file that ends in .py."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     sys.argv = sys.argv[1:]
     try:
         if sys.argv[0].endswith(".py"):
@@ -41,7 +41,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """The parent holds the other end of stdin: when it dies, however it dies, reading ends."""
     while os.read(0, 1024):
         pass

@@ -14,26 +14,29 @@ from stages.context import Context
 from stages.errors import ArgumentsError, Interrupted
 from stages.sources.model_folder import MODEL_FILES
 from stages.stage import Input, Inputs, Metrics, Prepared, Stage
+from stages.training import group
 from stages.training.checkpoints import Checkpoints
 from stages.training.feed import TOKEN_FILES
+from stages.training.parallel import settle_processes
 from stages.training.tuners import Tuner, get_tuner, output_kind
 
 if TYPE_CHECKING:
     from stages.training.feed import Feed
     from stages.training.start import Start
 
-__all__ = ["STAGE", "train"]
+__all__ = ["STAGE", "train", "train_here"]
 
 HANDED_IN = "local::checkpoint"
 """Stands for the path of a checkpoint that has become the input `checkpoint`."""
 
 
 def prepare(arguments: TrainArguments) -> Prepared[TrainArguments]:
-    """Hands the folder in `resume_from_checkpoint` in as the input `checkpoint`.
+    """Hands the folder in `resume_from_checkpoint` in as the input `checkpoint`; settles the number of processes.
 
     Raises:
-        ArgumentsError: there is no such folder.
+        ArgumentsError: there is no such folder; NPROC_PER_NODE is no number.
     """
+    arguments = settle_processes(arguments)
     arguments, handed_in = _hand_in_plugins(arguments)
     given = arguments.resume_from_checkpoint
     if given is None or given == HANDED_IN:
@@ -75,9 +78,19 @@ def train(arguments: TrainArguments, inputs: Inputs, out: Path, context: Context
         Interrupted: told to stop; the last checkpoint is from that moment.
     """
     from stages.training.cores import share_cores
-    from stages.training.quiet import quiet
 
     share_cores()
+    if (arguments.nproc_per_node or 1) > 1:
+        from stages.training.launch import train_in_processes
+
+        return train_in_processes(arguments, inputs, out, context)
+    return train_here(arguments, inputs, out, context)
+
+
+def train_here(arguments: TrainArguments, inputs: Inputs, out: Path, context: Context) -> Metrics:
+    """As `train`, in this very process, which may be one of several: see `training/worker.py`."""
+    from stages.training.quiet import quiet
+
     with quiet():
         return _Run(arguments, inputs, context).run(out)
 
@@ -102,7 +115,8 @@ class _Run:
         check_feed(arguments, inputs["tokens"])
         self.tuner: Tuner = get_tuner(arguments)
         self.checkpoints = Checkpoints(context.scratch, arguments.save_total_limit, context.checkpointed)
-        self.checkpoints.sweep()
+        if group.size() == 1:  # else done before there were several
+            self.checkpoints.sweep()
         context.reporter.progress(0, 1, "loading libraries and model")
         skeleton = load_skeleton(self.base, arguments.num_labels)
         vocabulary = skeleton.get_input_embeddings().num_embeddings
@@ -136,15 +150,21 @@ class _Run:
                 trainer.evaluate()
         except StopValidation:
             pass
-        if left_out := self.feed.num_left_out:
+        if left_out := self._num_left_out():
             self.context.logger.warning("train: rows were left out %d times", left_out)
         if report.stopped:
             done = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
             raise Interrupted(f"train: stopped at {done}; the same command goes on from its last checkpoint")
         self._save(trainer, out)
-        report.draw(trainer.state.log_history)
-        self.checkpoints.link_into(self.context.attachments, only_model=self.arguments.save_only_model)
+        if group.is_first():
+            report.draw(trainer.state.log_history)
+            self.checkpoints.link_into(self.context.attachments, only_model=self.arguments.save_only_model)
         return self._metrics(trainer)
+
+    def _num_left_out(self) -> int:
+        """Each process has met rows of its own; but all of them read a whole stream."""
+        own = self.feed.num_left_out
+        return own if self.feed.place is not None else int(group.add_up([own])[0])
 
     def _make_trainer(self) -> tuple[Any, Any]:
         from transformers import set_seed
@@ -164,10 +184,13 @@ class _Run:
             self.tuner.load(model, self.start.checkpoint)
             if self.start.finished:
                 self.tuner.load_state(model, self.start.checkpoint)
-        runs = self.context.attachments / "runs" if writes_tensorboard(self.arguments) else None
+        writes = writes_tensorboard(self.arguments) and group.is_first()
+        runs = self.context.attachments / "runs" if writes else None
         report, callbacks = make_callbacks(self.context, runs)
         kinds = {"optimizers": self.optimizers, "loss": self.loss}
         trainer = make_trainer(model, self.settings, self.tuner, self.checkpoints, self.feed, callbacks, **kinds)
+        if not group.is_first():  # dropout and noise are not the same for the rows of every process
+            set_seed((self.arguments.seed + group.index()) % 2**32)
         return trainer, report
 
     def _train(self, trainer: Any) -> None:
@@ -203,12 +226,13 @@ class _Run:
             own = self.checkpoints.path(best)
             source = own if own.is_dir() else self.start.checkpoint
             assert source is not None, "find_start has refused a best checkpoint that is not here"
-            self.checkpoints.link_model(source, out)
+            if group.is_first():
+                self.checkpoints.link_model(source, out)
         else:
             _check_finite(trainer.model, self.arguments)
-            self.tuner.save(trainer.model, out)
-            self.feed.carry_template(out)
-        self.tuner.complete(self.base, out)
+            trainer.save_model(str(out), _internal_call=True)
+        if group.is_first():
+            self.tuner.complete(self.base, out)
 
     def _metrics(self, trainer: Any) -> Metrics:
         state, history = trainer.state, trainer.state.log_history

@@ -1,10 +1,10 @@
-"""SWIFT's Liger and TorchAcc parameters: faster kernels, and XLA devices."""
+"""SWIFT's Liger and TorchAcc parameters, and several processes: faster kernels, XLA devices, more devices."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stages.arguments.base import Arguments, option
 
-__all__ = ["LigerArguments", "TorchAccArguments"]
+__all__ = ["LigerArguments", "ProcessArguments", "TorchAccArguments"]
 
 
 class LigerArguments(Arguments):
@@ -14,6 +14,22 @@ class LigerArguments(Arguments):
 
     use_liger: bool = option(False)
     """Train with Liger's kernels; needs a GPU."""
+
+
+class ProcessArguments(Arguments):
+    """Training in several processes."""
+
+    GROUP: ClassVar[str] = "Transformers Trainer Parameters"
+
+    nproc_per_node: int | None = option(None, ge=1)
+    """Processes that train together, a GPU each or shares of the CPU's cores; NPROC_PER_NODE, else 1, if left out."""
+
+    def key_fields(self) -> dict[str, Any]:
+        """As ever, but one process needs no word: each batch has `nproc_per_node` times as many rows."""
+        fields = super().key_fields()
+        if fields.get("nproc_per_node") == 1:
+            del fields["nproc_per_node"]
+        return fields
 
 
 class TorchAccArguments(Arguments):

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from stages.arguments.acceleration import LigerArguments, TorchAccArguments
+from stages.arguments.acceleration import LigerArguments, ProcessArguments, TorchAccArguments
 from stages.arguments.base import option
 from stages.arguments.classification import ClassifierArguments
 from stages.arguments.data import DataSeedArguments, DatasetArguments, PluginArguments, RowWorkArguments
@@ -123,6 +123,7 @@ class TrainArguments(
     ReftArguments,
     LigerArguments,
     TorchAccArguments,
+    ProcessArguments,
     SequenceParallelArguments,
 ):
     """What is trained, and how."""

@@ -23,6 +23,8 @@ TUNER_FILES = ("tuner.json", "tuner.safetensors")
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", PLACE, *TUNER_FILES)
 """What only going on from a checkpoint needs; the trainer reads pickles with `weights_only`, which runs no code."""
 FOLDER = re.compile(r"checkpoint-(\d+)")
+RANDOM_STATE = re.compile(r"rng_state_\d+\.pth")
+"""As several processes write it, each its own."""
 
 
 class Checkpoints:
@@ -97,20 +99,19 @@ class Checkpoints:
             folder: gets `checkpoint-<step>/`.
             only_model: leave out what only going on from it needs.
         """
-        skipped = {MARKER, *(STATE_FILES if only_model else ())}
         for step in self.complete():
             target = folder / f"checkpoint-{step}"
             if target.exists():  # of an earlier try
                 shutil.rmtree(target)
             target.mkdir(parents=True)
             for file in self.path(step).iterdir():
-                if file.is_file() and file.name not in skipped:
+                if file.is_file() and file.name != MARKER and not (only_model and _is_state(file.name)):
                     link(file, target / file.name)
 
     def link_model(self, checkpoint: Path, out: Path) -> None:
         """Puts the trained weights of a checkpoint, and what describes them, into `out`."""
         for file in checkpoint.iterdir():
-            if file.is_file() and file.name not in (MARKER, "trainer_state.json", *STATE_FILES):
+            if file.is_file() and file.name not in (MARKER, "trainer_state.json") and not _is_state(file.name):
                 link(file, out / file.name)
 
     def _found(self) -> list[tuple[int, Path]]:
@@ -118,6 +119,10 @@ class Checkpoints:
             return []
         named = ((FOLDER.fullmatch(path.name), path) for path in self.folder.iterdir())
         return [(int(match[1]), path) for match, path in named if match]
+
+
+def _is_state(name: str) -> bool:
+    return name in STATE_FILES or RANDOM_STATE.fullmatch(name) is not None
 
 
 def link(source: Path, target: Path) -> None:

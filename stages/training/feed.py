@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.context import Context
 from stages.errors import ArgumentsError, DataError, ModelError
+from stages.training import group
 from stages.training.checkpoints import PLACE
 from stages.training.parallel import check_shared_rows
 
@@ -99,6 +100,11 @@ class Feed:
         """A batch of the stream has been trained on; `place` is a tensor, None where rows have numbers."""
         if place is not None:
             self.place = Place(*place.tolist())
+
+    def gather_place(self) -> None:
+        """Where several processes share a stream, the last of them has read the farthest."""
+        if self.place is not None:
+            self.place = Place(*group.from_last(self.place))
 
     def save_place(self, checkpoint: Path) -> None:
         """Writes down how far a stream has been read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -64,7 +65,7 @@ def _copy(path: Path, copy: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    unfinished = copy.with_suffix(".part")
+    unfinished = copy.with_suffix(f".{os.getpid()}.part")  # another process may be at it too
     try:
         with pq.ParquetFile(path) as file, pa.ipc.new_stream(str(unfinished), file.schema_arrow) as writer:
             for batch in file.iter_batches(ROWS_A_BATCH):

@@ -1,4 +1,4 @@
-"""One row over several devices: `check_parallel(arguments)`, then `parallel_settings(arguments)` for transformers."""
+"""Several processes, one row over several devices: `check_parallel(arguments)`, then `parallel_settings(arguments)`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,51 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, MissingPackage
+from stages.training import group
+from stages.training.dealing import check_dealing
 
 if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
 
     from stages.arguments import TrainArguments
 
-__all__ = ["check_parallel", "check_shared_rows", "parallel_settings", "tokens_multiple"]
+__all__ = [
+    "check_parallel",
+    "check_shared_rows",
+    "num_shares",
+    "parallel_settings",
+    "settle_processes",
+    "tokens_multiple",
+]
+
+
+def settle_processes(arguments: TrainArguments) -> TrainArguments:
+    """With the number of processes, which NPROC_PER_NODE says as in SWIFT where the arguments do not.
+
+    Raises:
+        ArgumentsError: NPROC_PER_NODE is no number, or NNODES asks for several machines.
+    """
+    if arguments.nproc_per_node is not None:
+        return arguments
+    given, nodes = os.environ.get("NPROC_PER_NODE", ""), os.environ.get("NNODES", "")
+    if nodes not in ("", "1"):
+        raise ArgumentsError(f"NNODES={nodes}: training is for one machine; unset it, and give `--nproc_per_node`")
+    if given and not (given.isdecimal() and int(given)):
+        raise ArgumentsError(f"NPROC_PER_NODE={given} is no number of processes: give `--nproc_per_node 2`")
+    return arguments.model_copy(update={"nproc_per_node": int(given or 1)})
 
 
 def check_parallel(arguments: TrainArguments) -> None:
-    """Whether there are as many devices and processes as `sequence_parallel_size` needs.
+    """Whether there are as many devices and processes as are asked for.
 
     Raises:
         MissingPackage: there are fewer GPUs.
-        ArgumentsError: the number of processes is not a multiple of it; attention that cannot be shared.
+        ArgumentsError: the number of processes is not a multiple of `sequence_parallel_size`; a setting that several
+            processes cannot share.
     """
+    if group.size() > 1:
+        _check_devices(arguments)
+        check_dealing(arguments)
     size = arguments.sequence_parallel_size
     if size == 1:
         return
@@ -38,12 +67,26 @@ def check_parallel(arguments: TrainArguments) -> None:
             f"`--sequence_parallel_size {size}` shares the attention of `--attn_impl sdpa` alone, not "
             f"{arguments.attn_impl}: drop one of them"
         )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate, which start them
-    if processes % size:
+    if group.size() % size:
         raise ArgumentsError(
             f"`--sequence_parallel_size {size}` needs a number of processes that it divides, and there "
-            f"{'is one' if processes == 1 else f'are {processes}'}: start with "
-            f"`torchrun --nproc_per_node {size} -m stages train …`"
+            f"{'is one' if group.size() == 1 else f'are {group.size()}'}: give `--nproc_per_node {size}`"
+        )
+
+
+def _check_devices(arguments: TrainArguments) -> None:
+    """Each process has a GPU of its own, or all share the CPU."""
+    import torch
+
+    given = f"`--nproc_per_node {group.size()}`"
+    if arguments.device_map not in (None, "cpu"):
+        raise ArgumentsError(f"{given} gives each process a device of its own: drop `--device_map`")
+    on_cpu = arguments.use_cpu or arguments.device_map == "cpu" or not torch.accelerator.is_available()
+    if not on_cpu and torch.accelerator.device_count() < group.size():
+        count = torch.accelerator.device_count()
+        raise MissingPackage(
+            f"{given} gives each process a GPU of its own, and this machine has {count}: give "
+            f"`--nproc_per_node {count}`, or `--use_cpu true`"
         )
 
 
@@ -64,15 +107,27 @@ def check_shared_rows(arguments: TrainArguments, *, packed: bool, weighted: bool
 
 def parallel_settings(arguments: TrainArguments) -> dict[str, Any]:
     """What transformers and accelerate are told: ring attention (context parallelism), on weights sharded by FSDP."""
+    told: dict[str, Any] = {}
+    if group.size() > 1:
+        # Which layers a step trains may change (LISA), and rows may have no picture. What models hold in buffers never
+        # changes; to send it would be one more exchange that processes with other numbers of parts do not share.
+        defaults = {"ddp_find_unused_parameters": True, "ddp_broadcast_buffers": False}
+        told = {name: value for name, value in defaults.items() if getattr(arguments, name) is None}
     size = arguments.sequence_parallel_size
     if size == 1:
-        return {}
+        return told
     from accelerate.parallelism_config import ParallelismConfig
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     # accelerate shards weights over all of them: without it, it refuses to share rows.
-    shared = ParallelismConfig(cp_size=size, dp_shard_size=processes // size)
-    return {"parallelism_config": shared, "fsdp": True, "fsdp_config": {"version": 2}}
+    shared = ParallelismConfig(cp_size=size, dp_shard_size=group.size() // size)
+    return told | {"parallelism_config": shared, "fsdp": True, "fsdp_config": {"version": 2}}
+
+
+def num_shares(settings: Seq2SeqTrainingArguments) -> int:
+    """Among how many the rows of a step are dealt out: the processes, but for those that share rows."""
+    shared = settings.parallelism_config
+    together = 1 if shared is None else shared.non_data_parallel_size
+    return max(int(settings.world_size // together), 1)
 
 
 def tokens_multiple(settings: Seq2SeqTrainingArguments) -> int:

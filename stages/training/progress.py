@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.context import Context
+from stages.training import group
 from stages.training.curve import draw_loss_curve
 from stages.training.trainer import StopValidation
 
@@ -67,7 +68,8 @@ class RunReport(Base):  # type: ignore[misc]
         """Starts the clock, and the log file with what a former try had logged until its checkpoint."""
         self._began = self._drawn = time.monotonic()
         self._first_step = state.global_step
-        self._write(state.log_history, state.max_steps, "w")
+        if state.is_world_process_zero:
+            self._write(state.log_history, state.max_steps, "w")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A step has `gradient_accumulation_steps` parts."""
@@ -80,7 +82,7 @@ class RunReport(Base):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Saves and ends if told to; logs with every checkpoint, so that one that is resumed has lost no loss."""
-        if self.context.stop_requested():
+        if group.agree(self.context.stop_requested()):
             self.stopped = True
             control.should_save = control.should_training_stop = True
             control.should_evaluate = control.should_evaluate and bool(args.metric_for_best_model)
@@ -98,7 +100,7 @@ class RunReport(Base):  # type: ignore[misc]
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends a validation if told to."""
-        if self.context.stop_requested() and not self.stopped:
+        if group.agree(self.context.stop_requested()) and not self.stopped:
             self.stopped = True
             raise StopValidation
 
@@ -106,6 +108,8 @@ class RunReport(Base):  # type: ignore[misc]
         """Passes numbers on, to the file, the reporter and the curve."""
         entry = state.log_history[-1]
         self._loss = entry.get("loss", self._loss)
+        if not state.is_world_process_zero:
+            return
         self._write([entry], state.max_steps, "a")
         numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
         self.context.reporter.metrics(state.global_step, {name: v for name, v in numbers.items() if name != "step"})

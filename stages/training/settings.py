@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, MissingPackage
-from stages.training.parallel import parallel_settings
+from stages.training.parallel import num_shares, parallel_settings
 
 if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
@@ -85,7 +85,7 @@ def count_steps(settings: Seq2SeqTrainingArguments, num_rows: int) -> int:
     """Optimizer steps of the whole run, as the Trainer counts them."""
     if settings.max_steps > 0:
         return int(settings.max_steps)
-    batches, rest = divmod(num_rows, settings.train_batch_size)
+    batches, rest = divmod(num_rows, settings.train_batch_size * num_shares(settings))
     batches += bool(rest and not settings.dataloader_drop_last)
     steps: int = max(-(-batches // settings.gradient_accumulation_steps), 1)
     total: int = ceil(settings.num_train_epochs * steps)

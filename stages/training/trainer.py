@@ -10,13 +10,16 @@ predicted, and tokens may have weights; a stream goes on from its place in the d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.training import group
 from stages.training.batches import collate, split_by_length
+from stages.training.dealing import EvenSampler, dealt, shuffled
 from stages.training.loss import predicting, shifted, takes_positions, token_loss
-from stages.training.parallel import tokens_multiple
+from stages.training.parallel import num_shares, tokens_multiple
 from stages.training.rows import IGNORED
 
 if TYPE_CHECKING:
@@ -69,8 +72,8 @@ def make_trainer(
         model=model,
         args=settings,
         data_collator=partial(collate, multiple=tokens_multiple(settings)),
-        train_dataset=feed.train,
-        eval_dataset=feed.validation,
+        train_dataset=dealt(feed.train),
+        eval_dataset=dealt(feed.validation),
         callbacks=[*tuner.callbacks(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -98,20 +101,28 @@ class _StageTrainer(Base):  # type: ignore[misc]
     _kept: Any = None
     _weights: Any = None
     _extra_due = False
+    _alone = False
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         self.tuner.save(self.model, folder)
         self.feed.carry_template(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
-        self.checkpoints.begin(step)
+        if group.is_first():
+            self.checkpoints.begin(step)
+        group.wait()
         super()._save_checkpoint(model, trial)
-        self.feed.save_place(self.checkpoints.path(step))
-        self.tuner.save_state(self.model, self.checkpoints.path(step))
-        best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        self.checkpoints.finish(step, best=best)
+        self.feed.gather_place()
+        group.wait()  # each process has written its random state
+        if group.is_first():
+            self.feed.save_place(self.checkpoints.path(step))
+            self.tuner.save_state(self.model, self.checkpoints.path(step))
+            best = self.state.best_global_step if self.args.load_best_model_at_end else None
+            self.checkpoints.finish(step, best=best)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.tuner.load(self.model, Path(resume_from_checkpoint))
@@ -136,6 +147,10 @@ class _StageTrainer(Base):  # type: ignore[misc]
             self._load_rng_state(str(self.feed.resumes_from))
             self.feed.resumes_from = None
         return samples
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        """The Trainer's own, of all processes; in validation each counts its own: see `evaluation_loop`."""
+        return None if self._alone and group.size() > 1 else super()._get_num_items_in_batch(batch_samples, device)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """A plugin's, or `token_loss` at the positions that predict a label, whose logits alone are computed."""
@@ -195,6 +210,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
         """The Trainer's own, whose loss is the mean of the batches' means; here it is the mean over all tokens."""
         self._sum, self._tokens = 0.0, 0
         output = super().evaluation_loop(*args, **kwargs)
+        self._sum, self._tokens = group.add_up([self._sum, self._tokens])
         output.metrics["eval_loss"] = self._sum / max(self._tokens, 1)
         return output
 
@@ -207,9 +223,12 @@ class _StageTrainer(Base):  # type: ignore[misc]
         parts = [inputs] if whole else split_by_length(inputs)
         loss: Any = 0
         for number, part in enumerate(parts, 1):
+            last = number == len(parts)
             if self._steps_at_once is not None:
-                self._steps_at_once.due = number == len(parts)
-            loss = loss + super().training_step(model, part, num_items_in_batch)
+                self._steps_at_once.due = last
+            # Processes may have different numbers of parts: gradients are exchanged with the last one.
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, part, num_items_in_batch)
         return loss
 
     @property
@@ -228,19 +247,33 @@ class _StageTrainer(Base):  # type: ignore[misc]
         """The loss of a batch, remembered with its weight."""
         tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
         if not tokens:  # a row that lazy_tokenize cannot use
-            return inputs["labels"].new_zeros((), dtype=float), None, None
+            return inputs["labels"].float().sum() * 0, None, None
+        self._alone = True
         loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
+        self._alone = False
         self._sum += float(loss) * tokens
         self._tokens += tokens
         return loss, None, None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        rows = train_dataset or self.train_dataset
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        rows, strategy = train_dataset or self.train_dataset, self.args.train_sampling_strategy
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return _GroupedByLength(batch, rows.lengths, seed)
+        batch = self.args.train_batch_size * num_shares(self.args)
+        if strategy == "group_by_length":
+            order: Any = _GroupedByLength(batch * self.args.gradient_accumulation_steps, rows.lengths, seed)
+        elif group.size() > 1 and strategy == "random":
+            order = shuffled(rows, seed)
+        else:
+            order = super()._get_train_sampler(train_dataset)
+        if group.size() == 1 or order is None:
+            return order
+        return EvenSampler(order, len(rows), batch, drop_last=self.args.dataloader_drop_last)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if group.size() == 1:
+            return super()._get_eval_sampler(eval_dataset)
+        batch = self.args.eval_batch_size * num_shares(self.args)
+        return EvenSampler(range(len(eval_dataset)), len(eval_dataset), batch)
 
 
 class _GroupedByLength:

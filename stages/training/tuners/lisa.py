@@ -62,17 +62,6 @@ class LisaSwitch(Base):  # type: ignore[misc]
         self.random = random.Random(seed)
         self.active: list[int] | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Refuses several processes.
-
-        Raises:
-            ArgumentsError: they would wait for gradients that do not come.
-        """
-        if args.world_size > 1:
-            raise ArgumentsError(
-                "`--lisa_activated_layers` freezes layers that other processes wait for: drop it, or use one process"
-            )
-
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Chooses layers, uniformly and without replacement, if it is time to."""
         if self.active is None or state.global_step % self.interval == 0:

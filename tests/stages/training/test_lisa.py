@@ -154,21 +154,6 @@ def test_a_checkpoint_without_lisa(tmp_path: Path, model: Path, tokens: Path) ->
         lab.run(LISA)
 
 
-def test_several_processes_are_refused(model: Path) -> None:
-    from types import SimpleNamespace
-
-    from transformers import AutoModelForCausalLM
-
-    from stages.arguments import TrainArguments
-    from stages.training.tuners.lisa import make_lisa
-
-    lisa = make_lisa(
-        TrainArguments(train_type="full", lisa_activated_layers=1), AutoModelForCausalLM.from_pretrained(model)
-    )
-    with pytest.raises(ArgumentsError, match="freezes layers that other processes wait for: drop it, or use"):
-        lisa.on_train_begin(SimpleNamespace(world_size=2), None, None)
-
-
 def test_recomputed_activations_change_nothing(tmp_path: Path, model: Path, tokens: Path) -> None:
     ends = []
     for recompute in (False, True):
