@@ -15,7 +15,9 @@ from stages.arguments import MergeArguments, TrainArguments
 from stages.context import Context
 from stages.errors import ArgumentsError, DataError, ModelError
 from stages.merge import merge
+from stages.serving.loading import load_model
 from stages.training.class_rows import collate_classes
+from stages.training.loading import load_skeleton
 from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole
 from tests.stages.training.tokens import write_arrow
 
@@ -185,6 +187,9 @@ def test_full_trains_as_written_out_and_opens_as_a_classifier(lab: Lab) -> None:
     with safe_open(lab.out / "model.safetensors", "pt") as file:
         assert "score.weight" in file.keys()  # noqa: SIM118 - safe_open is no mapping
         assert "lm_head.weight" not in file.keys()  # noqa: SIM118
+    for open_model in (load_model, load_skeleton):  # with a head that writes, which it does not have
+        with pytest.raises(ModelError, match="the model is a classifier"):
+            open_model(lab.out)
 
 
 def test_a_batch_gives_what_its_rows_give_one_by_one(lab: Lab) -> None:
@@ -211,11 +216,13 @@ def test_accuracy_rises(lab: Lab, tmp_path: Path) -> None:
     write_rows(folder / "validation.arrow", make_rows(30, seed=1))
     lab.inputs["tokens"] = folder
     wanted = {"max_steps": 60, "save_steps": 20, "load_best_model_at_end": True, "metric_for_best_model": "acc"}
-    metrics = lab.run(PLAIN | wanted | {"per_device_train_batch_size": 4, "logging_steps": 20, "lora_dropout": 0.1})
+    metrics = lab.run(PLAIN | wanted | {"per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 20})
     accuracies = logged(lab, "eval_acc")
     assert metrics["best_metric"] == max(accuracies)
     assert max(accuracies) > 0.8  # of three classes
-    assert logged(lab, "acc")[-1] > 0.9
+    training = logged(lab, "acc")
+    assert training[0] < 0.5
+    assert training[-1] > 0.95
 
 
 OTHERS: dict[str, dict[str, Any]] = {
@@ -329,11 +336,10 @@ def test_what_a_classifier_cannot_have(lab: Lab, arguments: dict[str, Any], mess
 
 
 def test_tokens_of_another_kind_are_refused(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train.arrow row 1: its label is 2, and `--num_labels 2` knows 0 to 1"):
-        rows = [([5, 6], 2), ([7], 0)]
-        lab.inputs["tokens"] = tmp_path / "other"
-        (tmp_path / "other").mkdir()
-        write_rows(tmp_path / "other" / "train.arrow", rows)
+    lab.inputs["tokens"] = tmp_path / "other"
+    lab.inputs["tokens"].mkdir()
+    write_rows(tmp_path / "other" / "train.arrow", [([5, 6], 2), ([7], 0)])
+    with pytest.raises(DataError, match=r"train.arrow row 1: its label is 2, and `--num_labels 2` knows 0 to 1"):
         lab.run(PLAIN | {"num_labels": 2})
     with pytest.raises(DataError, match="has the columns input_ids, label; labels is needed"):
         lab.run({name: value for name, value in PLAIN.items() if name != "num_labels"})
@@ -371,8 +377,6 @@ def test_a_model_that_cannot_be_one(
 
 
 def test_rows_are_padded_as_the_tokenizer_pads(tiny_model: Path, tmp_path: Path) -> None:
-    from stages.training.loading import load_skeleton
-
     cases: list[tuple[tuple[str, ...], dict[str, Any], int]] = [
         ((), {"pad_token_id": 5}, 0),  # the tokenizer's pad_token, <|endoftext|>, goes before the model's
         (("pad_token", "pad_token_id"), {"eos_token_id": [2, 1]}, 2),
