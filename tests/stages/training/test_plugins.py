@@ -539,3 +539,33 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path, tiny_mode
     assert (plain.out / "adapter_model.safetensors").read_bytes() != (
         lab.out / "adapter_model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adds", ["a mixture of experts", "adalora"])
+def test_what_is_added_to_a_loss_is_added_to_a_plugins(tmp_path: Path, tiny_model: Path, adds: str) -> None:
+    """Cross entropy out of a plugin is cross entropy, also where the model or the method has a term of its own."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model, tokens = tiny_model, write_rows(tmp_path / "tokens")
+    more: dict[str, Any] = {"train_type": "adalora", "adalora_tinit": 1, "adalora_tfinal": 1}
+    without: dict[str, Any] = {"adalora_orth_reg_weight": 1e-9}
+    if adds == "a mixture of experts":
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        experts = {"num_local_experts": 4, "num_key_value_heads": 2, "output_router_logits": True}
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("mixtral", vocab_size=384, router_aux_loss_coef=0.5, **sizes, **experts)
+        AutoModelForCausalLM.from_config(config).save_pretrained(model := tmp_path / "model")
+        more, without = {"target_modules": ["q_proj"]}, {}
+    found = []
+    for asked in ({}, {"loss_type": "weighted"}, {"loss_type": "loss_scale"}, without):
+        lab = lab_with(tmp_path / f"run{len(found)}", model, tokens)
+        lab.run(STEADY | HANDED_IN | {"max_steps": 3, "per_device_train_batch_size": 1} | more | asked)
+        found.append(losses(lab))
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert found[2] == found[0]
+    if adds == "adalora":
+        assert found[0][0] - found[3][0] > 0.1
+    else:
+        assert found[0][0] > 5.95 + 0.4  # ln 384, and 0.5 times the balance, which is at least 1
