@@ -1,7 +1,5 @@
 """Training of a classifier instead of a model that writes: `TrainArguments(num_labels=3)`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -27,8 +25,10 @@ _EXCLUDED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ),
     ("lisa_activated_layers", bool, "trains models that write"),
     ("tuner_backend", lambda value: value == "unsloth", "trains models that write"),
-    ("quant_method", bool, "is for models that write: a classifier is trained, and stays, in floating point"),
-    ("quant_bits", bool, "is for models that write: a classifier is trained, and stays, in floating point"),
+    *(
+        (name, bool, "is for models that write: a classifier is trained, and stays, in floating point")
+        for name in ("quant_method", "quant_bits", "load_quant_method", "load_quant_bits")
+    ),
     ("eval_dataset", bool, "asks for answers; give `--val_dataset`, rows with labels"),
 )
 

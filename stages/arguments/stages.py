@@ -6,7 +6,6 @@ from pydantic import model_validator
 
 from stages.arguments.acceleration import LigerArguments, ProcessArguments, TorchAccArguments
 from stages.arguments.base import option
-from stages.arguments.classification import ClassifierArguments
 from stages.arguments.data import DataSeedArguments, DatasetArguments, PluginArguments, RowWorkArguments
 from stages.arguments.evaluation import BenchmarkArguments
 from stages.arguments.export import ExportQuantizationArguments, PushArguments
@@ -82,7 +81,7 @@ class PreprocessArguments(DatasetArguments, HubArguments):
 
 
 class TokenizeArguments(
-    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments, ClassifierArguments
+    TemplateArguments, LengthArguments, LossScaleArguments, TokenizeModeArguments, RowWorkArguments
 ):
     """How rows become tokens and labels."""
 

@@ -182,7 +182,7 @@ class ResumeArguments(Arguments):
         return self
 
 
-class TokenizeModeArguments(Arguments):
+class TokenizeModeArguments(ClassifierArguments):
     """When rows become tokens, and how they are put together."""
 
     GROUP: ClassVar[str] = _GROUP

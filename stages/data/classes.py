@@ -51,10 +51,9 @@ def check_classes(paths: Iterable[Path], num_labels: int) -> None:
     for path in paths:
         before = 0
         for labels in _labels(path, num_labels):
-            wrong = [at for at, label in enumerate(labels) if label is not None and not 0 <= label < num_labels]
-            if wrong:
-                problem = _no_such_class(labels[wrong[0]], num_labels)
-                raise DataError(f"{path.name} row {before + wrong[0] + 1}: {problem}")
+            for at, label in enumerate(labels, start=before + 1):
+                if label is not None and not 0 <= label < num_labels:
+                    raise DataError(f"{path.name} row {at}: {_no_such_class(label, num_labels)}")
             before += len(labels)
 
 

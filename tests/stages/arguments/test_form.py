@@ -58,7 +58,7 @@ def test_what_has_no_effect_yet_is_left_out(model: type[Arguments]) -> None:
         assert unsupported_values(name, "anything", model.NAME) != [], f"{name} is refused whatever its value"
         choices = field.get("enum", [])
         assert [value for value in choices if unsupported_values(name, value, model.NAME) is not None] == []
-    assert not {"use_liger", "num_labels", "deepspeed"} & set(shown)
+    assert not {"use_liger", "model_layer_cls_name", "deepspeed"} & set(shown)
 
 
 def test_the_main_forty_come_first_then_swifts_groups() -> None:
