@@ -19,6 +19,7 @@ from stages.training import group
 from stages.training.batches import collate, split_by_length
 from stages.training.dealing import EvenSampler, dealt, shuffled
 from stages.training.loss import predicting, shifted, takes_positions, token_loss
+from stages.training.optimizers.state import takes_up_its_own
 from stages.training.parallel import num_shares, tokens_multiple
 from stages.training.rows import IGNORED
 
@@ -130,9 +131,11 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Of the kind that the arguments ask for, or the Trainer's own."""
-        if self.optimizer is None and self.optimizer_maker is not None:
-            self.optimizer, self.lr_scheduler = self.optimizer_maker(model or self.model, self.args)
-        return super().create_optimizer(model)
+        if self.optimizer is None:
+            if self.optimizer_maker is not None:
+                self.optimizer, self.lr_scheduler = self.optimizer_maker(model or self.model, self.args)
+            takes_up_its_own(super().create_optimizer(model))
+        return self.optimizer
 
     def _load_best_model(self) -> None:
         """Nothing: the stage takes the files of the best checkpoint as they are."""

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError
+from stages.training.optimizers.state import writes_plain_state
 from stages.training.plugins import OptimizerFactory, blamed
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def make_registered(
     if scheduler is not None and not all(hasattr(scheduler, part) for part in ("step", "state_dict", "get_last_lr")):
         raise ArgumentsError(f"`--optimizer {name}`: the factory gave {_kind(scheduler)} as scheduler")
     _check_parameters(name, optimizer, model)
+    writes_plain_state(optimizer)
     return optimizer, scheduler
 
 
