@@ -86,8 +86,7 @@ def choose_loss(arguments: TrainArguments, *, weighted: bool) -> RegisteredLoss 
     if name is None or name in OURS:
         return None
     check_registered("loss_type", name, OURS, LOSSES)
-    if arguments.sequence_parallel_size > 1:
-        raise ArgumentsError(f"`--loss_type {name}` sees whole rows: drop `--sequence_parallel_size`")
+    _check_logits(arguments, name)
     takes = _keywords(LOSSES[name])
     if weighted and "loss_scale" not in takes:
         raise ArgumentsError(
@@ -100,6 +99,20 @@ def choose_loss(arguments: TrainArguments, *, weighted: bool) -> RegisteredLoss 
             f"`--label_smoothing_factor {smoothing:g}`"
         )
     return RegisteredLoss(name, LOSSES[name], takes, smoothing)
+
+
+def _check_logits(arguments: TrainArguments, name: str) -> None:
+    keep_from_it = {
+        f"--sequence_parallel_size {arguments.sequence_parallel_size}": arguments.sequence_parallel_size > 1,
+        "--parallelism_config": arguments.parallelism_config is not None,
+        "--use_liger true": arguments.use_liger,
+        "--use_liger_kernel true": arguments.use_liger_kernel,
+    }
+    for flag, given in keep_from_it.items():
+        if given:
+            raise ArgumentsError(
+                f"`--loss_type {name}` sees all logits of a row, and with `{flag}` they are not there: drop one of them"
+            )
 
 
 def _keywords(function: Any) -> frozenset[str]:

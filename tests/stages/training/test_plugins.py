@@ -233,6 +233,12 @@ def test_the_plugins_of_the_tokens_stay_and_others_are_forgotten(tmp_path: Path)
             "`--loss_type focal` does not take label_smoothing: let the function take it, or drop "
             "`--label_smoothing_factor 0.1`",
         ),
+        (
+            {"loss_type": "focal", "sequence_parallel_size": 2, **HANDED_IN},
+            False,
+            "`--loss_type focal` sees all logits of a row, and with `--sequence_parallel_size 2` they are not there: "
+            "drop one of them",
+        ),
     ],
 )
 def test_losses_that_are_refused(tmp_path: Path, arguments: dict[str, Any], weighted: bool, message: str) -> None:
