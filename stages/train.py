@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGE", "train", "train_here"]
 
+TIMES = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time")
+"""What the Trainer measures of a validation itself."""
 HANDED_IN = "local::checkpoint"
 """Stands for the path of a checkpoint that has become the input `checkpoint`."""
 
@@ -100,9 +102,12 @@ class _Run:
 
     def __init__(self, arguments: TrainArguments, inputs: Inputs, context: Context) -> None:
         """Checks everything that can be checked without weights."""
+        from stages.training.answers import check_prompts
+        from stages.training.best import best_by
         from stages.training.feed import check_feed, open_feed
         from stages.training.loading import load_skeleton
         from stages.training.losses import choose_loss
+        from stages.training.measures import Measures
         from stages.training.optimizers import choose_optimizer
         from stages.training.parallel import check_parallel
         from stages.training.plugins import load_for_training
@@ -125,6 +130,9 @@ class _Run:
             load_for_training(inputs["plugins"], inputs["tokens"])
         self.loss = choose_loss(arguments, weighted=self.feed.weighted)
         self.optimizers = choose_optimizer(arguments, self.feed.train)
+        self.measures = Measures.of(arguments, self.base, context.attachments)
+        if arguments.predict_with_generate and self.feed.validation is not None:
+            check_prompts(self.feed.validation)
         self.precision = choose_precision(arguments, str(skeleton.config.dtype).removeprefix("torch."))
         validates, streams = self.feed.validation is not None, self.feed.place is not None
         self.settings = trainer_settings(
@@ -134,6 +142,7 @@ class _Run:
         steps = count_steps(self.settings, 0 if streams else len(self.feed.train))
         self.tuner.plan(steps)
         given, adapter = inputs.get("checkpoint"), inputs.get("adapter")
+        self.best = best_by(arguments)
         self.start: Start = find_start(arguments, self.checkpoints, given, steps, adapter)
         if self.start.resumes and self.start.checkpoint is not None and not arguments.ignore_data_skip:
             self.feed.resume(self.start.checkpoint)
@@ -169,6 +178,7 @@ class _Run:
     def _make_trainer(self) -> tuple[Any, Any]:
         from transformers import set_seed
 
+        from stages.training.early_stopping import make_early_stopping
         from stages.training.loading import load_model
         from stages.training.packs import check_isolation
         from stages.training.progress import make_callbacks
@@ -187,8 +197,10 @@ class _Run:
         writes = writes_tensorboard(self.arguments) and group.is_first()
         runs = self.context.attachments / "runs" if writes else None
         report, callbacks = make_callbacks(self.context, runs)
-        kinds = {"optimizers": self.optimizers, "loss": self.loss}
-        trainer = make_trainer(model, self.settings, self.tuner, self.checkpoints, self.feed, callbacks, **kinds)
+        if self.best is not None and self.arguments.early_stop_interval is not None:
+            callbacks.append(make_early_stopping(self.arguments.early_stop_interval, self.best))
+        given = self.settings, self.tuner, self.checkpoints, self.feed, callbacks, self.measures
+        trainer = make_trainer(model, *given, self.optimizers, self.loss)
         if not group.is_first():  # dropout and noise are not the same for the rows of every process
             set_seed((self.arguments.seed + group.index()) % 2**32)
         return trainer, report
@@ -222,7 +234,8 @@ class _Run:
         state = trainer.state
         best = state.best_global_step if self.arguments.load_best_model_at_end else None
         if best is not None and best != state.global_step:
-            self.context.logger.info("train: step %d is best, eval_loss %.4f", best, state.best_metric)
+            name = trainer.args.metric_for_best_model.removeprefix("eval_")
+            self.context.logger.info("train: step %d is best, eval_%s %.4f", best, name, state.best_metric)
             own = self.checkpoints.path(best)
             source = own if own.is_dir() else self.start.checkpoint
             assert source is not None, "find_start has refused a best checkpoint that is not here"
@@ -239,6 +252,7 @@ class _Run:
         trained, total = _count_parameters(trainer.model)
         losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
         held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        last: dict[str, Any] = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
         metrics: Metrics = {
             "global_step": state.global_step,
             "train_loss": _mean_loss(losses),
@@ -249,8 +263,10 @@ class _Run:
             "num_parameters": total,
             "num_trainable_parameters": trained,
         }
-        if held_out:
-            metrics["eval_loss"] = held_out[-1]
+        metrics |= {name: value for name, value in last.items() if name.startswith("eval_") and name not in TIMES}
+        for name in ("token_acc", "seq_acc"):
+            counted = [entry[name] for entry in history if name in entry]
+            metrics |= {name: counted[-1]} if counted else {}
         if len(held_out) > 1:  # after the first steps, not before them
             metrics["first_eval_loss"] = held_out[0]
         if state.best_metric is not None:

@@ -43,5 +43,5 @@ class TorchAccArguments(Arguments):
     """Steps, or below 1 a share of them, that the measured speed leaves out."""
     fsdp_num: int = option(1, ge=1)
     """Devices that share the weights."""
-    acc_steps: int = option(1, ge=1)
+    acc_steps: int = option(1, ge=1, in_key=False)
     """Steps between two measurements of training accuracy."""

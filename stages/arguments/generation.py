@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from stages.arguments.base import Arguments, Strings, option
 
-__all__ = ["GenerationArguments", "SamplingArguments", "StreamArguments"]
+__all__ = ["GenerationArguments", "SamplingArguments", "StopArguments", "StreamArguments"]
 
 
 class SamplingArguments(Arguments):
@@ -35,11 +35,18 @@ class StreamArguments(Arguments):
 
     stream: bool = option(False)
     """Give text as it is generated."""
+
+
+class StopArguments(Arguments):
+    """What ends a text."""
+
+    GROUP: ClassVar[str] = "Generation Parameters"
+
     stop_words: Strings = option([])
     """Texts that end generation, beside the template's own."""
 
 
-class GenerationArguments(SamplingArguments, StreamArguments):
+class GenerationArguments(SamplingArguments, StreamArguments, StopArguments):
     """All of the group."""
 
     GROUP: ClassVar[str] = "Generation Parameters"

@@ -34,7 +34,6 @@ from stages.arguments.training import (
     CheckModelArguments,
     EvalBatchArguments,
     LossArguments,
-    PredictArguments,
     ResumeArguments,
     TokenizeModeArguments,
     TrainerDefaultsArguments,
@@ -47,6 +46,7 @@ from stages.arguments.tuners import (
     ReftArguments,
     VeraArguments,
 )
+from stages.arguments.validation import ValidationArguments
 
 __all__ = [
     "DownloadArguments",
@@ -110,7 +110,7 @@ class TrainArguments(
     ModelFamilyArguments,
     DataSeedArguments,
     LossArguments,
-    PredictArguments,
+    ValidationArguments,
     LoraPlusArguments,
     FourierFtArguments,
     BoftArguments,

@@ -16,7 +16,6 @@ __all__ = [
     "LossArguments",
     "OutputArguments",
     "OutputDirArguments",
-    "PredictArguments",
     "ResumeArguments",
     "TokenizeModeArguments",
     "TrainerDefaultsArguments",
@@ -265,24 +264,3 @@ class LossArguments(ClassifierArguments):
         """The parameters whose value is a name that only a plugin can know, and that is looked up there."""
         found = [name for name, ours in OURS.items() if getattr(self, name) not in (None, *ours)]
         return [name for name in found if name != "optimizer" or not self._goes_before()]
-
-
-class PredictArguments(Arguments):
-    """Validation by generating answers."""
-
-    GROUP: ClassVar[str] = _GROUP
-
-    predict_with_generate: bool = option(False)
-    """Validate by generating answers instead of by the loss."""
-    max_new_tokens: int = option(64, ge=1)
-    """Tokens of a generated answer at most."""
-    temperature: float = option(0.0, ge=0)
-    """0 takes the likeliest token."""
-
-    def key_fields(self) -> dict[str, Any]:
-        """As ever, but how answers are generated counts only where training generates any."""
-        fields = super().key_fields()
-        if not self.predict_with_generate:
-            for name in ("max_new_tokens", "temperature"):
-                fields.pop(name, None)
-        return fields

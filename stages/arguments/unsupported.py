@@ -33,17 +33,16 @@ UNSUPPORTED_COMMANDS = ("pt", "rlhf", "infer", "deploy", "eval")
 
 _NAMES_ALWAYS = """
 model_type local_repo_path
-stream stop_words
+stream
 hqq_axis
-use_liger model_layer_cls_name metric_warmup_step fsdp_num acc_steps
-num_labels acc_strategy metric predict_with_generate
+use_liger model_layer_cls_name metric_warmup_step fsdp_num
+num_labels
 deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config
 hub_token hub_strategy hub_always_push hub_revision
-sortish_sampler generation_max_length generation_num_beams generation_config
 """
 
 # Nothing is generated there.
-_NAMES_GENERATION = "max_new_tokens temperature top_k top_p repetition_penalty num_beams"
+_NAMES_GENERATION = "max_new_tokens temperature top_k top_p repetition_penalty num_beams stop_words"
 
 # Training on a quantized model, and pushing from the trainer.
 _NAMES_SFT = """
@@ -53,7 +52,7 @@ push_to_hub hub_model_id hub_private_repo commit_message
 
 UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     **dict.fromkeys(_NAMES_ALWAYS.split(), (Unsupported(),)),
-    **dict.fromkeys(_NAMES_GENERATION.split(), (Unsupported(only=("sft", "export")),)),
+    **dict.fromkeys(_NAMES_GENERATION.split(), (Unsupported(only=("export",)),)),
     **dict.fromkeys(_NAMES_SFT.split(), (Unsupported(only=("sft",)),)),
     "attn_impl": (Unsupported("flash_attn"),),
     "train_type": (Unsupported("(?!(lora|full|vera|fourierft|boft|llamapro|reft|adalora|adapter)$).*"),),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, MissingPackage
+from stages.training.best import best_by
 from stages.training.parallel import num_shares, parallel_settings
 
 if TYPE_CHECKING:
@@ -42,10 +43,7 @@ def trainer_settings(
     from transformers import Seq2SeqTrainingArguments
 
     _check_validation(arguments, validates)
-    if arguments.metric_for_best_model not in (None, "loss", "eval_loss"):
-        raise ArgumentsError(
-            f"`--metric_for_best_model {arguments.metric_for_best_model}`: validation measures loss alone so far"
-        )
+    best = best_by(arguments)
     known = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init}
     values = {name: getattr(arguments, name) for name in type(arguments).model_fields if name in known}
     for name in OLD_NAMES:
@@ -59,6 +57,7 @@ def trainer_settings(
         "fp16": precision.mixed == "fp16",
         "eval_strategy": arguments.eval_strategy if validates else "no",
         "prediction_loss_only": True,
+        "predict_with_generate": False,  # `measures.py` does
         "report_to": _other_loggers(arguments.report_to),
         "disable_tqdm": True,
         # Checkpoints are counted, removed and made lighter by `checkpoints.py`; while a run lasts it needs them whole.
@@ -69,6 +68,8 @@ def trainer_settings(
         "push_to_hub": False,
         "remove_unused_columns": False,  # weights and places are no arguments of a model
     }
+    if best is not None:
+        values |= {"metric_for_best_model": best.name, "greater_is_better": best.greater_is_better}
     if streams:  # it goes on from its own place; batches of several lengths cannot be dealt out by one process
         values["ignore_data_skip"] = True
         values["accelerator_config"] = {"dispatch_batches": False} | (arguments.accelerator_config or {})
@@ -114,6 +115,9 @@ def _check_validation(arguments: TrainArguments, validates: bool) -> None:
         f"--lr_scheduler_type {arguments.lr_scheduler_type}": arguments.lr_scheduler_type
         in ("reduce_lr_on_plateau", "greedy"),
         "--eval_on_start": arguments.eval_on_start,
+        "--metric_for_best_model": arguments.metric_for_best_model is not None,
+        "--early_stop_interval": arguments.early_stop_interval is not None,
+        "--predict_with_generate": arguments.predict_with_generate,
     }
     for flag, given in needs.items():
         if given:

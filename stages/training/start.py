@@ -26,17 +26,21 @@ class Start:
         resumes: whether step, optimizer, random state and the order of rows are taken too.
         state: the trainer's state in it.
         ours: whether this very run has written it.
+        stopped_early: whether the run had ended there, as its validations did not become better.
     """
 
     checkpoint: Path | None = None
     resumes: bool = False
     state: dict[str, Any] | None = None
     ours: bool = False
+    stopped_early: bool = False
 
     @property
     def finished(self) -> bool:
         """Whether the run had done its last step and was then interrupted."""
-        return self.ours and self.state is not None and self.state["global_step"] >= self.state["max_steps"]
+        if not self.ours or self.state is None:
+            return False
+        return self.stopped_early or self.state["global_step"] >= self.state["max_steps"]
 
 
 def find_start(
@@ -60,7 +64,8 @@ def find_start(
         raise ArgumentsError("training starts either from the input checkpoint or from the input adapter: give one")
     own = checkpoints.newest()
     if own is not None:
-        return Start(own, True, _read_state(own), ours=True)
+        state = _read_state(own)
+        return Start(own, True, state, ours=True, stopped_early=_stopped_early(arguments, state))
     if given is None:
         return Start(adapter)
     if arguments.resume_only_model:
@@ -84,6 +89,16 @@ def find_start(
             "does not hold: start from that checkpoint, or drop one of the two flags"
         )
     return Start(given, True, state)
+
+
+def _stopped_early(arguments: TrainArguments, state: dict[str, Any]) -> bool:
+    from stages.training.best import best_by
+    from stages.training.early_stopping import validations_since_best
+
+    best = best_by(arguments)
+    if best is None or arguments.early_stop_interval is None:
+        return False
+    return validations_since_best(state["log_history"], best) >= arguments.early_stop_interval
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stages.training.checkpoints import Checkpoints
     from stages.training.feed import Feed
     from stages.training.losses import RegisteredLoss
+    from stages.training.measures import Measures
     from stages.training.optimizers import OptimizerMaker
     from stages.training.tuners import Tuner
 else:
@@ -49,6 +50,7 @@ def make_trainer(
     checkpoints: Checkpoints,
     feed: Feed,
     callbacks: Sequence[Any],
+    measures: Measures,
     optimizers: OptimizerMaker | None = None,
     loss: RegisteredLoss | None = None,
 ) -> Any:
@@ -61,18 +63,24 @@ def make_trainer(
         checkpoints: where they are.
         feed: what is trained and validated on.
         callbacks: called after transformers' own, which decides when to log, save and validate, and the tuner's.
+        measures: what is measured beside the loss.
         optimizers: makes optimizer and scheduler; the Trainer does, where it is None or makes none.
         loss: a plugin's; None for `token_loss`.
     """
     from transformers import PrinterCallback, Trainer
 
+    from stages.training.class_trainer import ClassTrainer
+
     class StageTrainer(_StageTrainer, Trainer):  # type: ignore[misc]
         pass
 
-    trainer = StageTrainer(
+    class StageClassTrainer(ClassTrainer, StageTrainer):
+        pass
+
+    trainer = (StageClassTrainer if feed.num_labels else StageTrainer)(
         model=model,
         args=settings,
-        data_collator=partial(collate, multiple=tokens_multiple(settings)),
+        data_collator=feed.collator(model) or partial(collate, multiple=tokens_multiple(settings)),
         train_dataset=dealt(feed.train),
         eval_dataset=dealt(feed.validation),
         callbacks=[*tuner.callbacks(), *callbacks],
@@ -81,6 +89,7 @@ def make_trainer(
     trainer.tuner = tuner
     trainer.checkpoints = checkpoints
     trainer.feed = feed
+    trainer.measures = measures
     trainer.optimizer_maker = optimizers
     trainer.registered_loss = loss
     if settings.parallelism_config is None:  # else each device has a part of a row, and only the model knows which
@@ -97,6 +106,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
     feed: Feed
     optimizer_maker: OptimizerMaker | None
     registered_loss: RegisteredLoss | None
+    measures: Measures
     optimizer: Any
     _takes_positions = False
     _kept: Any = None
@@ -122,8 +132,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
         if group.is_first():
             self.feed.save_place(self.checkpoints.path(step))
             self.tuner.save_state(self.model, self.checkpoints.path(step))
-            best = self.state.best_global_step if self.args.load_best_model_at_end else None
-            self.checkpoints.finish(step, best=best)
+            self.checkpoints.finish(step, best=self.state.best_global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.tuner.load(self.model, Path(resume_from_checkpoint))
@@ -155,8 +164,25 @@ class _StageTrainer(Base):  # type: ignore[misc]
         """The Trainer's own, of all processes; in validation each counts its own: see `evaluation_loop`."""
         return None if self._alone and group.size() > 1 else super()._get_num_items_in_batch(batch_samples, device)
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """A plugin's, or `token_loss` at the positions that predict a label, whose logits alone are computed."""
+        self._find_targets(inputs)
+        if self.compute_loss_func is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels, positions = inputs["labels"], inputs.get("position_ids")
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if labels.dim() == 2:  # else rows have one label each, and are counted in a way of their own
+            step = self.state.global_step if model.training else None
+            self.measures.add(outputs.logits, labels, predicting(labels), positions, step=step)
+        if self._extra_due:
+            self._extra_due = False
+            extra = self.tuner.extra_loss(self.model)
+            loss = loss if extra is None else loss + extra
+        return (loss, outputs) if return_outputs else loss
+
+    def _find_targets(self, inputs: Any) -> None:
         scale = inputs.pop("loss_scale", None)
         if self.registered_loss is not None:
             self._weights = scale
@@ -165,12 +191,6 @@ class _StageTrainer(Base):  # type: ignore[misc]
             self._weights = None if scale is None else shifted(scale, 0)[kept]
             if self._takes_positions:
                 inputs["logits_to_keep"] = kept
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        if self._extra_due:
-            self._extra_due = False
-            extra = self.tuner.extra_loss(self.model)
-            loss = loss if extra is None else loss + extra
-        return loss
 
     def _token_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         if self.registered_loss is not None:
@@ -197,6 +217,8 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Leaves out the Trainer's summary: after a resume it tells of the last part of a run only."""
+        if "loss" in logs:
+            logs |= self.measures.take_training()
         if "train_runtime" not in logs:
             super().log(logs, start_time)
 
@@ -211,10 +233,13 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own, whose loss is the mean of the batches' means; here it is the mean over all tokens."""
-        self._sum, self._tokens = 0.0, 0
+        self._sum, self._tokens = 0.0, 0.0
+        self.measures.begin()
         output = super().evaluation_loop(*args, **kwargs)
         self._sum, self._tokens = group.add_up([self._sum, self._tokens])
         output.metrics["eval_loss"] = self._sum / max(self._tokens, 1)
+        found = self.measures.finish(self.state.global_step)
+        output.metrics.update({f"eval_{name}": value for name, value in found.items()})
         return output
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -247,15 +272,17 @@ class _StageTrainer(Base):  # type: ignore[misc]
         return super()._get_grad_norm(model, grad_norm)
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
-        """The loss of a batch, remembered with its weight."""
-        tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        if not tokens:  # a row that lazy_tokenize cannot use
+        """The loss of a batch, remembered with its weight; what is returned is only looked at for being there."""
+        if not (inputs["labels"][:, 1:] != IGNORED).any():  # a row that lazy_tokenize cannot use
             return inputs["labels"].float().sum() * 0, None, None
         self._alone = True
-        loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
+        for part in split_by_length(inputs) if self.args.device.type == "cpu" else [inputs]:
+            if tokens := int((part["labels"][:, 1:] != IGNORED).sum()):
+                loss, _, _ = super().prediction_step(model, part, True, ignore_keys)
+                self._sum += float(loss) * tokens
+                self._tokens += tokens
         self._alone = False
-        self._sum += float(loss) * tokens
-        self._tokens += tokens
+        self.measures.generate(self.accelerator.unwrap_model(model), self._prepare_inputs(inputs))
         return loss, None, None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
