@@ -43,13 +43,17 @@ class RegisteredLoss:
     def __call__(
         self, outputs: Any, labels: Tensor, loss_scale: Tensor | None, num_items: Tensor | int | None
     ) -> Tensor:
-        """The part that a batch has in the loss of an optimizer step: a scalar.
+        """The part that a batch has in the loss of an optimizer step: a scalar, 0 where no token is predicted.
 
         Raises:
             ArgumentsError: the function fails, or gives something else.
         """
         import torch
 
+        predicted = (labels[:, 1:] != IGNORED).sum()
+        if not predicted:  # the mean of nothing is no number
+            nothing: Tensor = outputs.logits[:0].float().sum()
+            return nothing
         given = {
             "loss_scale": loss_scale,
             "num_items_in_batch": num_items,
@@ -63,7 +67,7 @@ class RegisteredLoss:
         if torch.is_grad_enabled() and not loss.requires_grad:
             raise ArgumentsError(f"`--loss_type {self.name}`: what the function gave has no gradient")
         if num_items is not None and "num_items_in_batch" not in self.takes:  # it is a mean over this batch
-            loss = loss * (labels[:, 1:] != IGNORED).sum() / num_items
+            loss = loss * predicted / num_items
         return loss
 
 

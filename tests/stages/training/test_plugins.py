@@ -337,6 +337,21 @@ def test_a_mean_has_the_weight_of_its_tokens(tmp_path: Path) -> None:
     assert found["focal"][1] == pytest.approx(found["focal"][2] * 12 / 5)
 
 
+def test_a_batch_without_labels_counts_for_nothing(tmp_path: Path) -> None:
+    """A row that cannot be used, or one that fills up a step of several processes."""
+    import torch
+
+    load(tmp_path)
+    loss = choose_loss(TrainArguments(loss_type="mean_focal", **HANDED_IN), weighted=False)
+    assert loss is not None
+    logits = torch.full((2, 5, 7), float("inf"), requires_grad=True)
+    found = loss(SimpleNamespace(logits=logits), torch.full((2, 5), -100), None, 10)
+    found.backward()
+    assert found.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
