@@ -62,6 +62,7 @@ class Stage(Generic[A]):
         need: the work queue that it belongs to.
         libraries: distributions whose version changes the output, and therefore the key; `evaluate/evalscope` is the
             one that the lock of the environment `evaluate` holds.
+        more_libraries: those that matter to some arguments only.
         cacheable: False where the point is an effect outside of the store.
         prepare: pins what moves before the key is made: a branch becomes a commit, a local path an input.
             It loads no model and is quick enough for `martlet plan`.
@@ -77,6 +78,7 @@ class Stage(Generic[A]):
     function: Callable[[A, Inputs, Path, Context], Metrics]
     need: Need = "cpu"
     libraries: tuple[str, ...] = ()
+    more_libraries: Callable[[A], tuple[str, ...]] | None = None
     cacheable: bool = True
     prepare: Callable[[A], Prepared[A]] | None = None
     can_resume: Callable[[Path], bool] | None = None
@@ -85,3 +87,7 @@ class Stage(Generic[A]):
     def output_kind(self, arguments: A) -> Kind:
         """The kind of artifact that these arguments make."""
         return self.output(arguments) if callable(self.output) else self.output
+
+    def libraries_of(self, arguments: A) -> tuple[str, ...]:
+        """The distributions whose version changes what comes of these arguments."""
+        return self.libraries if self.more_libraries is None else (*self.libraries, *self.more_libraries(arguments))

@@ -17,6 +17,7 @@ from stages.stage import Input, Inputs, Metrics, Prepared, Stage
 from stages.training import group
 from stages.training.checkpoints import Checkpoints
 from stages.training.feed import TOKEN_FILES
+from stages.training.libraries import used_libraries
 from stages.training.parallel import settle_processes
 from stages.training.tuners import Tuner, get_tuner, output_kind
 
@@ -112,6 +113,7 @@ class _Run:
         from stages.training.parallel import check_parallel
         from stages.training.plugins import load_for_training
         from stages.training.precision import choose_precision
+        from stages.training.quantized import plan_quantization, settle_precision
         from stages.training.settings import count_steps, trainer_settings
         from stages.training.start import find_start
 
@@ -133,7 +135,9 @@ class _Run:
         self.measures = Measures.of(arguments, self.base, context.attachments)
         if arguments.predict_with_generate and self.feed.validation is not None:
             check_prompts(self.feed.validation)
-        self.precision = choose_precision(arguments, str(skeleton.config.dtype).removeprefix("torch."))
+        stored_in = settle_precision(arguments, str(skeleton.config.dtype).removeprefix("torch."))
+        self.precision = choose_precision(arguments, stored_in)
+        self.quantization = plan_quantization(arguments, skeleton, self.precision)
         validates, streams = self.feed.validation is not None, self.feed.place is not None
         self.settings = trainer_settings(
             arguments, self.precision, context.scratch, validates=validates, streams=streams
@@ -186,7 +190,8 @@ class _Run:
         from stages.training.trainer import make_trainer
 
         set_seed(self.arguments.seed)
-        model = load_model(self.tuner.weights(self.base, self.start.checkpoint), self.arguments, self.precision)
+        source = self.tuner.weights(self.base, self.start.checkpoint)
+        model = load_model(source, self.arguments, self.precision, self.quantization)
         if self.feed.packed:
             check_isolation(model)
         model = self.tuner.prepare(model)
@@ -276,8 +281,10 @@ class _Run:
 
 def _count_parameters(model: Any) -> tuple[int, int]:
     """Those that are trained, and all."""
+    from stages.training.quantized import count_weights
+
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return trained, sum(parameter.numel() for parameter in model.parameters())
+    return trained, count_weights(model)
 
 
 def _check_finite(model: Any, arguments: TrainArguments) -> None:
@@ -324,6 +331,7 @@ STAGE = Stage(
     function=train,
     need="gpu",
     libraries=("torch", "transformers", "peft", "accelerate"),
+    more_libraries=used_libraries,
     prepare=prepare,
     can_resume=can_resume,
 )

@@ -22,6 +22,7 @@ from stages.arguments.model import (
     RopeArguments,
 )
 from stages.arguments.neftune import LisaArguments, NeftuneArguments
+from stages.arguments.quantization import QuantizeOnLoadArguments
 from stages.arguments.template import (
     LOSS_SCALES,
     LengthArguments,
@@ -105,6 +106,7 @@ class TrainArguments(
     TrainerDefaultsArguments,
     NeftuneArguments,
     ResumeArguments,
+    QuantizeOnLoadArguments,
     DeviceArguments,
     AttentionArguments,
     ModelFamilyArguments,

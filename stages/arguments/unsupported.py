@@ -34,7 +34,6 @@ UNSUPPORTED_COMMANDS = ("pt", "rlhf", "infer", "deploy", "eval")
 _NAMES_ALWAYS = """
 model_type local_repo_path
 stream
-hqq_axis
 use_liger model_layer_cls_name metric_warmup_step fsdp_num
 num_labels
 deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config
@@ -44,9 +43,8 @@ hub_token hub_strategy hub_always_push hub_revision
 # Nothing is generated there.
 _NAMES_GENERATION = "max_new_tokens temperature top_k top_p repetition_penalty num_beams stop_words"
 
-# Training on a quantized model, and pushing from the trainer.
+# Pushing from the trainer.
 _NAMES_SFT = """
-quant_bits bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant bnb_4bit_quant_storage
 push_to_hub hub_model_id hub_private_repo commit_message
 """
 
@@ -57,7 +55,7 @@ UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     "attn_impl": (Unsupported("flash_attn"),),
     "train_type": (Unsupported("(?!(lora|full|vera|fourierft|boft|llamapro|reft|adalora|adapter)$).*"),),
     "tuner_backend": (Unsupported("unsloth"),),
-    "quant_method": (Unsupported(only=("sft",)), Unsupported("awq")),
+    "quant_method": (Unsupported("awq"),),
     "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*", note="other benchmarks"),),
 }
 """Which parameters, and which of their values, are refused where."""

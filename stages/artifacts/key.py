@@ -38,7 +38,7 @@ def action_key(stage: Stage[Any], arguments: Arguments, inputs: Mapping[str, str
         "version": stage.version,
         "arguments": arguments.key_fields(),
         "inputs": dict(inputs),
-        "libraries": library_versions(stage.libraries),
+        "libraries": library_versions(stage.libraries_of(arguments)),
     }
     return digest_of_json(body), body
 

@@ -20,7 +20,17 @@ from stages.sources.model_folder import check_model_folder, read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DeviceMap", "check_device", "check_writes", "load_model", "load_tokenizer", "quantization_of", "uncompiled"]
+__all__ = [
+    "DeviceMap",
+    "check_device",
+    "check_writes",
+    "import_gptqmodel",
+    "load_model",
+    "load_tokenizer",
+    "quantization_of",
+    "uncompiled",
+    "widen_float16",
+]
 
 DeviceMap = str | dict[str, int | str]
 LISTED = 3
@@ -105,7 +115,7 @@ def load_model(
     check_model_folder(folder)
     check_writes(folder)
     if quantization_of(folder) == "gptq":
-        _import_gptqmodel()
+        import_gptqmodel()
     devices = check_device(device_map)
     dtype = getattr(torch, torch_dtype) if torch_dtype else torch.float32 if _is_cpu(devices) else "auto"
     try:
@@ -129,7 +139,7 @@ def load_model(
             f"the model's files lack weights that its config.json asks for: {', '.join(missing[:LISTED])}{more}"
         )
     if _is_cpu(devices):
-        _widen_float16(model)
+        widen_float16(model)
     loaded: PreTrainedModel = model.eval()
     return loaded
 
@@ -155,7 +165,7 @@ def _is_cpu(devices: DeviceMap) -> bool:
     return set(map(str, named)) == {"cpu"} or not torch.cuda.is_available()
 
 
-def _widen_float16(model: Any) -> None:
+def widen_float16(model: Any) -> None:
     """A CPU computes 4-bit layers that were made for float16 in float32, which it is faster and safer in."""
     import torch
 
@@ -173,7 +183,7 @@ def _cuda_names() -> list[str]:
     return ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
 
 
-def _import_gptqmodel() -> None:
+def import_gptqmodel() -> None:
     """Keeps what it does to the process from those who come after.
 
     It prints a banner to stdout, where `--json` has its one line, and moves the caches of Hugging Face to a temporary

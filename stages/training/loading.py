@@ -10,6 +10,7 @@ from stages.errors import ModelError
 if TYPE_CHECKING:
     from stages.arguments import TrainArguments
     from stages.training.precision import Precision
+    from stages.training.quantized import Quantization
 
 __all__ = ["load_model", "load_skeleton"]
 
@@ -37,24 +38,38 @@ def load_skeleton(folder: Path, num_labels: int | None = None) -> Any:
         raise ModelError(f"the model cannot be loaded: {_first_line(error)}") from None
 
 
-def load_model(folder: Path, arguments: TrainArguments, precision: Precision) -> Any:
+def load_model(
+    folder: Path, arguments: TrainArguments, precision: Precision, quantization: Quantization | None = None
+) -> Any:
     """The model with its weights.
+
+    Args:
+        folder: of the model.
+        arguments: how it attends, how it is quantized.
+        precision: where, and in which type.
+        quantization: what is to be quantized.
 
     Raises:
         ModelError: weights that do not fit its configuration.
     """
     import torch
 
+    from stages.training.quantized import keep_trainable, on_load, to_hqq
+
     given: dict[str, Any] = {}
     if arguments.attn_impl is not None:
         given["attn_implementation"] = arguments.attn_impl
     if precision.device_map is not None:
         given["device_map"] = precision.device_map
+    given |= on_load(arguments, quantization, precision)
     try:
         auto, given["config"] = _class_of(folder, arguments.num_labels)
         model = auto.from_pretrained(folder, dtype=getattr(torch, precision.dtype), local_files_only=True, **given)
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"the model cannot be loaded: {_first_line(error)}") from None
+    if quantization is not None and quantization.method == "hqq":
+        to_hqq(model, quantization, arguments.hqq_axis or 0, precision)
+    keep_trainable(model, precision)
     model.config.use_cache = False
     return model
 

@@ -56,6 +56,8 @@ class ExportArguments(
             self._resolve(quant_seqlen=self.max_length)
         if self.quant_method in ("gptq", "awq") and not self.dataset:
             raise ValueError(f"`--quant_method {self.quant_method}` needs rows to calibrate on: add `--dataset`")
+        if self.hqq_axis is not None:
+            raise ValueError(f"`--hqq_axis {self.hqq_axis}` is for training: export quantizes by bnb or gptq, drop it")
         if self.merge_lora and not self.adapters:
             raise ValueError("`--merge_lora` needs an adapter: add `--ckpt_dir` or `--adapters`")
         if not (self.merge_lora or self.quant_method or self.push_to_hub):

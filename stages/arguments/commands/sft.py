@@ -7,20 +7,17 @@ from pydantic import model_validator
 from stages.arguments.commands.training import TrainingArguments
 from stages.arguments.export import PushToHubSwitch
 from stages.arguments.generation import GenerationArguments
-from stages.arguments.quantization import QuantizeOnLoadArguments
 
 __all__ = ["SftArguments"]
 
 
-class SftArguments(TrainingArguments, GenerationArguments, QuantizeOnLoadArguments, PushToHubSwitch):
+class SftArguments(TrainingArguments, GenerationArguments, PushToHubSwitch):
     """Supervised fine-tuning."""
 
     NAME: ClassVar[str] = "sft"
 
     @model_validator(mode="after")
     def _settle_validation(self) -> Self:
-        if self.quant_method is not None and self.train_type in ("full", "llamapro"):
-            raise ValueError(f"`--train_type {self.train_type}` cannot train quantized weights: drop `--quant_method`")
         if self.eval_strategy == "no" and self._given("eval_strategy") and not self.val_dataset:
             self._resolve(split_dataset_ratio=0.0)
         return self

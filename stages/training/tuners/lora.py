@@ -11,6 +11,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.errors import ArgumentsError, ModelError
+from stages.training.quantized import adapter_kinds
 from stages.training.tuners.peft_folder import PeftTuner, sides, swaps_sides
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ class LoraTuner(PeftTuner):
         )
         if self._pissa:
             self._check_pissa(model, config.target_modules)
-        if not hasattr(model.config, "quantization_config"):
-            _skip_quantized_kinds(config)
+        config._register_custom_module(adapter_kinds(model))
         return config
 
     def prepare(self, model: Any) -> Any:
@@ -147,11 +147,3 @@ class LoraTuner(PeftTuner):
 
 def _is_matrix(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
-
-
-def _skip_quantized_kinds(config: Any) -> None:
-    """Spares 1.5 s and a banner: peft would import GPTQModel to ask of each layer whether it is one of its kind."""
-    from peft.tuners.lora import Linear
-    from torch import nn
-
-    config._register_custom_module({nn.Linear: Linear})

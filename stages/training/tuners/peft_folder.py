@@ -63,8 +63,15 @@ class PeftTuner(Tuner):
         import torch
         from peft import get_peft_model
 
+        from stages.serving.loading import import_gptqmodel
+
         try:
-            tuned = get_peft_model(model, self.config(model), autocast_adapter_dtype=self.FLOAT32)
+            # Packed weights may have any type, which says nothing of what stands beside them.
+            in_float32 = self.FLOAT32 or getattr(model.config, "quantization_config", None) is not None
+            config = self.config(model)
+            if not getattr(config, "_custom_modules", None):
+                import_gptqmodel()  # peft does, to ask for its kinds of layers, and its banner would go to stdout
+            tuned = get_peft_model(model, config, autocast_adapter_dtype=in_float32)
         except (TypeError, ValueError) as error:  # quantized layers of a kind that peft has no such adapter for
             if isinstance(error, UserError):
                 raise

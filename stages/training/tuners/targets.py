@@ -88,7 +88,7 @@ def _is_linear(module: nn.Module) -> bool:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, nn.Linear | Conv1D) or hasattr(module, "qweight")
+    return isinstance(module, nn.Linear | Conv1D) or hasattr(module, "qweight") or hasattr(module, "W_q")
 
 
 def _last(path: str) -> str:

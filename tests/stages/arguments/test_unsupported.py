@@ -69,7 +69,6 @@ def test_it_is_refused_by_name(flow: str, name: str) -> None:
         ("sft", "--attn_impl flash_attn", "--attn_impl flash_attn is not supported yet"),
         ("sft", "--train_type longlora", "--train_type longlora is not supported yet"),
         ("sft", "--tuner_backend unsloth", "--tuner_backend unsloth is not supported yet"),
-        ("sft", "--quant_method bnb --quant_bits 4", "--quant_method is not supported yet"),
         ("sft-then-export", "--quant_method awq --quant_bits 4", "--quant_method awq is not supported yet"),
         ("sft-then-export", "--eval_dataset general_qa:a.jsonl gsm8k", "--eval_dataset gsm8k is not supported yet"),
     ],
