@@ -44,6 +44,7 @@ from stages.arguments.tuners import (
     BoftArguments,
     FourierFtArguments,
     LlamaProArguments,
+    LongLoraArguments,
     ReftArguments,
     VeraArguments,
 )
@@ -103,6 +104,7 @@ class TrainArguments(
     PluginArguments,
     TunerArguments,
     LoraArguments,
+    LongLoraArguments,
     TrainerDefaultsArguments,
     NeftuneArguments,
     ResumeArguments,

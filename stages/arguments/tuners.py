@@ -1,16 +1,18 @@
-"""SWIFT's parameters of the other tuners: FourierFT, BOFT, VeRA, AdaLoRA, ReFT, LLaMA-Pro."""
+"""SWIFT's parameters of the other tuners: LongLoRA, FourierFT, BOFT, VeRA, AdaLoRA, ReFT, LLaMA-Pro."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from stages.arguments.base import Arguments, JsonObject, option
+from stages.arguments.template import MaxLengthArguments
 
 __all__ = [
     "AdaloraArguments",
     "BoftArguments",
     "FourierFtArguments",
     "LlamaProArguments",
+    "LongLoraArguments",
     "ReftArguments",
     "VeraArguments",
 ]
@@ -123,6 +125,37 @@ class AdaloraArguments(Arguments):
                 f"`--adalora_target_r {self.adalora_target_r}` must be below `--adalora_init_r {self.adalora_init_r}`"
             )
         return self
+
+
+class LongLoraArguments(MaxLengthArguments):
+    """LongLoRA: attention in groups while training."""
+
+    GROUP: ClassVar[str] = "LoRA Parameters"
+
+    @model_validator(mode="after")
+    def _check_longlora(self) -> Self:
+        if getattr(self, "train_type", None) != "longlora":
+            return self
+        if getattr(self, "packing", False):
+            raise ValueError("`--packing` puts rows together, and `--train_type longlora` cuts them: drop one of them")
+        attention = getattr(self, "attn_impl", None)
+        if attention not in (None, "sdpa"):
+            raise ValueError(
+                f"`--train_type longlora` has an attention of its own, made of sdpa: drop `--attn_impl {attention}`"
+            )
+        if getattr(self, "sequence_parallel_size", 1) > 1:
+            raise ValueError(
+                f"`--sequence_parallel_size {self.sequence_parallel_size}` gives each device a part of a row, and "  # type: ignore[attr-defined]
+                "`--train_type longlora` needs a whole one: drop one of them"
+            )
+        return self
+
+    def key_fields(self) -> dict[str, Any]:
+        """As ever, but how long rows may be says something in training only where attention depends on it."""
+        fields = super().key_fields()
+        if getattr(self, "train_type", "longlora") != "longlora":
+            fields.pop("max_length", None)
+        return fields
 
 
 class ReftArguments(Arguments):

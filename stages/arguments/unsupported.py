@@ -35,7 +35,6 @@ _NAMES_ALWAYS = """
 model_type local_repo_path
 stream
 use_liger model_layer_cls_name metric_warmup_step fsdp_num
-num_labels
 deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config
 hub_token hub_strategy hub_always_push hub_revision
 """
@@ -53,7 +52,6 @@ UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     **dict.fromkeys(_NAMES_GENERATION.split(), (Unsupported(only=("export",)),)),
     **dict.fromkeys(_NAMES_SFT.split(), (Unsupported(only=("sft",)),)),
     "attn_impl": (Unsupported("flash_attn"),),
-    "train_type": (Unsupported("(?!(lora|full|vera|fourierft|boft|llamapro|reft|adalora|adapter)$).*"),),
     "tuner_backend": (Unsupported("unsloth"),),
     "quant_method": (Unsupported("awq"),),
     "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*", note="other benchmarks"),),

@@ -195,6 +195,8 @@ def open_feed(arguments: TrainArguments, tokens: Path, base: Path, vocabulary: i
         feed.validation = _validation(tokens, encoder, vocabulary, context, num_labels)
     feed.weighted = feed.weighted or bool(getattr(encoder, "weighted", False))
     check_shared_rows(arguments, packed=feed.packed, weighted=feed.weighted)
+    if feed.packed and arguments.train_type == "longlora":
+        raise ArgumentsError("`--packing` puts rows together, and `--train_type longlora` cuts them: drop one of them")
     feed.num_labels = num_labels
     feed.template = tokens / TEMPLATE if (tokens / TEMPLATE).is_file() else None
     return feed

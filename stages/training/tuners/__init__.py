@@ -23,6 +23,7 @@ __all__ = ["TUNERS", "Tuner", "get_tuner", "leaves_model", "output_kind"]
 
 TUNERS: dict[str, tuple[str, Kind]] = {
     "lora": ("stages.training.tuners.lora:LoraTuner", "adapter"),
+    "longlora": ("stages.training.tuners.longlora:LongLoraTuner", "adapter"),
     "vera": ("stages.training.tuners.vera:VeraTuner", "adapter"),
     "fourierft": ("stages.training.tuners.fourierft:FourierFtTuner", "adapter"),
     "boft": ("stages.training.tuners.boft:BoftTuner", "adapter"),

@@ -172,6 +172,10 @@ class PeftTuner(Tuner):
     def complete(self, base: Path, out: Path) -> None:
         """A PEFT folder needs nothing more."""
 
+    def saved_modules(self) -> Sequence[str]:
+        """What is trained in full beside adapters, as `find_modules_to_save` takes it."""
+        return self.arguments.modules_to_save
+
     def places(self, model: Any) -> dict[str, Any]:
         """What every configuration of peft has: the modules that get an adapter or are trained in full.
 
@@ -183,7 +187,7 @@ class PeftTuner(Tuner):
 
         given = self.arguments
         targets = find_targets(model, given.target_modules, given.target_regex)
-        saved = find_modules_to_save(model, given.modules_to_save)
+        saved = find_modules_to_save(model, self.saved_modules())
         both = sorted(set(saved) & set(targets)) if isinstance(targets, list) else []
         if both:
             raise ArgumentsError(

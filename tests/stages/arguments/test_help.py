@@ -40,7 +40,7 @@ def test_headings_are_swifts_and_in_order() -> None:
         ("target_modules", "--target_modules TEXT …"),
         ("reft_layers", "--reft_layers N …"),
         ("lr_scheduler_kwargs", "--lr_scheduler_kwargs JSON"),
-        ("train_type", "not supported yet: longlora"),
+        ("train_type", "vera, boft, fourierft, reft. (default: lora)"),
         ("optim", "One of: adamw_torch, adamw_torch_fused,"),
     ],
 )

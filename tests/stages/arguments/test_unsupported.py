@@ -67,7 +67,6 @@ def test_it_is_refused_by_name(flow: str, name: str) -> None:
     ("flow", "flags", "line"),
     [
         ("sft", "--attn_impl flash_attn", "--attn_impl flash_attn is not supported yet"),
-        ("sft", "--train_type longlora", "--train_type longlora is not supported yet"),
         ("sft", "--tuner_backend unsloth", "--tuner_backend unsloth is not supported yet"),
         ("sft-then-export", "--quant_method awq --quant_bits 4", "--quant_method awq is not supported yet"),
         ("sft-then-export", "--eval_dataset general_qa:a.jsonl gsm8k", "--eval_dataset gsm8k is not supported yet"),
@@ -84,6 +83,8 @@ def test_some_values_are_refused(flow: str, flags: str, line: str) -> None:
     [
         ("sft", "--attn_impl eager --train_type full --lazy_tokenize false --init_lora_weights gaussian"),
         ("sft", "--use_liger false --boft_block_size 4 --loss_scale default"),
+        ("sft", "--train_type longlora --max_length 2048"),
+        ("sft", "--num_labels 3"),
         ("sft-then-export", "--quant_method bnb --quant_bits 4 --bnb_4bit_quant_type fp4"),
         ("sft-then-export", "--eval_dataset general_qa:a.jsonl general_mcq:b --max_new_tokens 8 --top_k 5"),
         ("sft-then-export", "--push_to_hub true --hub_model_id group/name"),
