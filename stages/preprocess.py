@@ -75,6 +75,9 @@ def prepare(arguments: PreprocessArguments) -> Prepared[PreprocessArguments]:
         pairs = [(path, Path(start).expanduser()) for path, start in zip(local, starts, strict=True) if path.is_file()]
         update["media_state"] = media_state(pairs)
     update["custom_dataset_info"] = [f"[{', '.join(dict.fromkeys(used))}]"] if used else []
+    if plugins and all(json.loads(told).get("plugin") is None for told in used):  # no function of theirs reads rows
+        update["custom_register_path"] = []
+        del inputs["plugins"]
     return Prepared(arguments.model_copy(update=update), inputs)
 
 

@@ -48,15 +48,19 @@ TRIED_ROWS = 64
 
 
 def prepare(arguments: TokenizeArguments) -> Prepared[TokenizeArguments]:
-    """Hands the user's code in as the input `plugins`.
+    """Hands the user's code in as the input `plugins`, if it says how rows are written.
 
     Raises:
-        ArgumentsError: a file that does not exist, a template or a loss scale that is not known.
+        ArgumentsError: a file that does not exist or raises, a template or a loss scale that is not known.
     """
-    from stages.data.plugins import hand_in_plugins
+    from stages.data.plugins import hand_in_plugins, load_plugins, say_how_rows_are_written
 
     plugins, paths = hand_in_plugins(arguments.custom_register_path)
-    if not plugins:
+    if paths:
+        load_plugins(paths)
+        if not say_how_rows_are_written(paths):  # but a dataset, or a loss: nothing depends on them here
+            plugins, paths = [], ()
+    if paths or not plugins:
         _check_names(arguments)
     inputs = {"plugins": paths} if paths else {}
     return Prepared(arguments.model_copy(update={"custom_register_path": plugins}), inputs)

@@ -35,10 +35,13 @@ __all__ = [
     "hand_in_plugins",
     "load_plugins",
     "register_dataset",
+    "say_how_rows_are_written",
 ]
 
 HANDED_IN = "local::plugins"
 PREFIX = "martlet_plugin_"
+OF_ROWS = 3
+"""The first of the registries, which say how rows are written; those that follow are of training."""
 
 _imported: set[str] = set()
 _collected: ContextVar[list[DatasetMeta] | None] = ContextVar("_collected", default=None)
@@ -132,6 +135,11 @@ def load_plugins(folder: Path | Sequence[Path], *, beside: Sequence[Path] = ()) 
     _forget_others({_name(file) for file in [*files, *(other for one in beside for other in _in_order(one))]})
     with _Importable(files):
         return [dataset for file in files for dataset in _load(file)]
+
+
+def say_how_rows_are_written(files: Sequence[Path]) -> bool:
+    """Whether files that `load_plugins` has executed register a template, a way to write tools, or a loss scale."""
+    return any(any(sys.modules[_name(file)].__dict__["__registered__"][:OF_ROWS]) for file in files)
 
 
 def _name(file: Path) -> str:

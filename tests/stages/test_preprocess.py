@@ -258,6 +258,16 @@ def test_a_plugin_registers_a_dataset_and_reads_its_rows(store: LocalStore, tmp_
     assert run(store, **(arguments | {"custom_register_path": [str(moved)]})).status == "ran"
 
 
+def test_a_plugin_that_reads_no_rows_is_neither_an_input_nor_in_the_key(tmp_path: Path) -> None:
+    """It may register a loss, which is edited often, or a dataset that is not asked for."""
+    path = write_rows(tmp_path / "rows.jsonl", rows(5))
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    plain = prepare(PreprocessArguments(dataset=[str(path)]))
+    prepared = prepare(PreprocessArguments(dataset=[str(path)], custom_register_path=[str(tmp_path / "plugin.py")]))
+    assert set(prepared.inputs) == {"dataset"}
+    assert prepared.arguments == plain.arguments
+
+
 def test_a_dataset_of_a_plugin_and_of_an_info_is_registered_twice(tmp_path: Path) -> None:
     (tmp_path / "plugin.py").write_text(PLUGIN)
     info = '[{"hf_dataset_id": "some/thing", "dataset_name": "turned"}]'

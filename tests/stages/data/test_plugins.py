@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.data.plugins import HANDED_IN, hand_in_plugins, load_plugins
+from stages.data.plugins import HANDED_IN, hand_in_plugins, load_plugins, say_how_rows_are_written
 from stages.errors import ArgumentsError
 
 HEAD = "from stages.data.plugins import DatasetMeta, register_dataset\n"
@@ -175,3 +175,39 @@ def test_an_edited_plugin_takes_the_place_of_what_it_was(tmp_path: Path) -> None
     load_plugins([other])
     with pytest.raises(ArgumentsError, match="there is no loss scale 'edited'"):
         LossScale.parse("edited")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("from stages.data.loss_scale import register_loss_scale\nregister_loss_scale('of_test', len)", True),
+        (
+            "from stages.data.templates.meta import TemplateMeta, register_template\n"
+            "register_template(TemplateMeta('of_test', prefix='', prompt='{{QUERY}}', chat_sep=None))",
+            True,
+        ),
+        (HEAD + "register_dataset(DatasetMeta(hf_dataset_id='a/b'))", False),
+        ("from stages.training.plugins import register_loss\nregister_loss('of_test')(len)", False),
+        ("", False),
+    ],
+)
+def test_only_what_says_how_rows_are_written_is_an_input_of_tokenize(tmp_path: Path, text: str, says: bool) -> None:
+    from stages.arguments import TokenizeArguments
+    from stages.tokenize import prepare
+
+    file = write(tmp_path / "plugin.py", text)
+    load_plugins([file])
+    assert say_how_rows_are_written([file]) is says
+    prepared = prepare(TokenizeArguments(custom_register_path=[str(file)], template="chatml"))
+    assert dict(prepared.inputs) == ({"plugins": (file,)} if says else {})
+    assert prepared.arguments.custom_register_path == ([HANDED_IN] if says else [])
+    load_plugins([])
+
+
+def test_a_template_that_no_plugin_registers_is_said_before_anything_runs(tmp_path: Path) -> None:
+    from stages.arguments import TokenizeArguments
+    from stages.tokenize import prepare
+
+    file = write(tmp_path / "plugin.py", "from stages.training.plugins import register_loss\nregister_loss('l')(len)")
+    with pytest.raises(ArgumentsError, match="nobodys"):
+        prepare(TokenizeArguments(custom_register_path=[str(file)], template="nobodys"))
