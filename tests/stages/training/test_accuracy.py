@@ -12,30 +12,12 @@ from stages.training.accuracy import Accuracy, sample_numbers
 from stages.training.loss import predicting
 from stages.training.measures import Measures
 from stages.training.rows import read_rows
-from tests.stages.training.lab import SHORT, Lab
+from tests.stages.training.lab import Lab
 from tests.stages.training.later import write_eager
+from tests.stages.training.taught import LEARN, ROWS, STILL, teach
 from tests.stages.training.tokens import write_arrow
 
 X = -100
-ROWS = [
-    ("what is 0?", "red."),
-    ("what is 1?", "sea is red and blue."),
-    ("what is 2?", "red."),
-    ("hello, what is 3?", "red."),
-    ("what is 4?", "the capital of France is red."),
-    ("what is 5?", "red."),
-]
-LEARN = SHORT | {
-    "max_steps": 24,
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "train_type": "full",
-    "learning_rate": 1e-2,
-    "gradient_accumulation_steps": 1,
-    "per_device_train_batch_size": 6,
-}
-STILL = SHORT | {"max_steps": 1, "train_type": "full", "learning_rate": 1e-12, "eval_strategy": "steps"}
-"""A step that changes no prediction."""
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +28,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokens: Path) -> Path:
     """One that is right about some tokens, and some answers."""
-    lab = Lab(tmp_path_factory.mktemp("model"), tiny_model, tokens)
-    lab.run(LEARN)
-    return lab.out
+    return teach(tmp_path_factory.mktemp("model"), tiny_model, tokens)
 
 
 def count(model: Path, file: Path) -> list[tuple[int, int]]:
