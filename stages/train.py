@@ -54,9 +54,12 @@ def prepare(arguments: TrainArguments) -> Prepared[TrainArguments]:
 def _hand_in_plugins(arguments: TrainArguments) -> tuple[TrainArguments, dict[str, tuple[Path, ...]]]:
     """The user's code is an input only where a parameter names what only it can know."""
     from stages.data.plugins import hand_in_plugins
+    from stages.training.plugins import check_plugins
 
     names, files = hand_in_plugins(arguments.custom_register_path)
     needed = bool(arguments.registered())
+    if files and needed:
+        check_plugins(files, arguments)
     arguments = arguments.model_copy(update={"custom_register_path": names if needed else []})
     return arguments, ({"plugins": files} if files and needed else {})
 
@@ -325,7 +328,7 @@ STAGE = Stage(
             required=False,
             help="an adapter whose weights training starts with, instead of random ones",
         ),
-        "plugins": Input(kinds=("files",), required=False, help="Python files that register an optimizer or a loss"),
+        "plugins": Input(kinds=("files",), required=False, help="Python files: optimizer, loss, metric"),
     },
     output=output_kind,
     function=train,

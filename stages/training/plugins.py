@@ -37,6 +37,7 @@ __all__ = [
     "OptimizerFactory",
     "Predicted",
     "blamed",
+    "check_plugins",
     "check_registered",
     "load_for_training",
     "register_loss",
@@ -183,6 +184,21 @@ def load_for_training(plugins: Path, tokens: Path) -> None:
     from stages.data.stream import PLUGINS
 
     load_plugins(plugins, beside=[folder for folder in (tokens / "plugins", tokens / PLUGINS) if folder.is_dir()])
+
+
+def check_plugins(files: Sequence[Path], arguments: TrainArguments) -> None:
+    """Executes the user's files, so that a name which none of them registers is said before anything runs.
+
+    Raises:
+        ArgumentsError: one of them raises, or does not register what the arguments ask for.
+    """
+    from stages.arguments.training import OURS
+    from stages.data.plugins import load_plugins
+
+    load_plugins(files)
+    registries: dict[str, Mapping[str, Any]] = {"optimizer": OPTIMIZERS, "loss_type": LOSSES, "metric": METRICS}
+    for flag in arguments.registered():
+        check_registered(flag, getattr(arguments, flag), OURS[flag], registries[flag])
 
 
 def check_registered(flag: str, name: str, ours: Iterable[str], registry: Mapping[str, Any]) -> None:

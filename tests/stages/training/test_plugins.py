@@ -144,7 +144,7 @@ def test_two_ways_to_say_one_thing_have_one_key(
     assert not prepared.inputs
 
 
-@pytest.mark.parametrize("asked", [{"optimizer": "mine"}, {"loss_type": "mine"}])
+@pytest.mark.parametrize("asked", [{"optimizer": "momentum"}, {"loss_type": "focal"}])
 def test_a_plugin_that_is_asked_for_is_an_input(tmp_path: Path, asked: dict[str, Any]) -> None:
     file = write_plugin(tmp_path) / "mine.py"
     prepared = prepare(TrainArguments(custom_register_path=[str(file)], **asked))
@@ -154,6 +154,23 @@ def test_a_plugin_that_is_asked_for_is_an_input(tmp_path: Path, asked: dict[str,
     assert str(tmp_path) not in str(fields)
     again = prepare(prepared.arguments)
     assert (again.arguments, dict(again.inputs)) == (prepared.arguments, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "message"),
+    [
+        (MINE, {"loss_type": "mine"}, "`--loss_type mine`: no file of `--custom_register_path` registers it. Choose"),
+        (MINE, {"optimizer": "mine"}, "`--optimizer mine`: no file of `--custom_register_path` registers it. Choose"),
+        ("broken(", {"optimizer": "mine"}, "`--custom_register_path`: mine.py line 1: SyntaxError: '(' was never"),
+    ],
+)
+def test_what_is_wrong_with_a_plugin_is_said_before_anything_runs(
+    tmp_path: Path, text: str, asked: dict[str, str], message: str
+) -> None:
+    file = write_plugin(tmp_path, text) / "mine.py"
+    with pytest.raises(ArgumentsError) as raised:
+        prepare(TrainArguments(custom_register_path=[str(file)], **asked))
+    assert str(raised.value).startswith(message)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
