@@ -116,7 +116,9 @@ class _Run:
         from stages.training.parallel import check_parallel
         from stages.training.plugins import load_for_training
         from stages.training.precision import choose_precision
+        from stages.training.preflight import check_fit, describe_run
         from stages.training.quantized import plan_quantization, settle_precision
+        from stages.training.rehearsal import rehearse
         from stages.training.settings import count_steps, trainer_settings
         from stages.training.start import find_start
 
@@ -148,11 +150,14 @@ class _Run:
         self.tuner.check(skeleton)
         steps = count_steps(self.settings, 0 if streams else len(self.feed.train))
         self.tuner.plan(steps)
+        rehearse(self.settings, steps, own_optimizer=self.optimizers is not None)
         given, adapter = inputs.get("checkpoint"), inputs.get("adapter")
         self.best = best_by(arguments)
         self.start: Start = find_start(arguments, self.checkpoints, given, steps, adapter)
         if self.start.resumes and self.start.checkpoint is not None and not arguments.ignore_data_skip:
             self.feed.resume(self.start.checkpoint)
+        known = describe_run(arguments, inputs, skeleton, self.feed, self.precision, steps, self.quantization)
+        self.preflight = check_fit(known, context.scratch, context.logger)
 
     def run(self, out: Path) -> Metrics:
         """Trains and writes everything."""
@@ -275,6 +280,7 @@ class _Run:
         for name in ("token_acc", "seq_acc"):
             counted = [entry[name] for entry in history if name in entry]
             metrics |= {name: counted[-1]} if counted else {}
+        metrics |= self.preflight.finish()
         if len(held_out) > 1:  # after the first steps, not before them
             metrics["first_eval_loss"] = held_out[0]
         if state.best_metric is not None:

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from stages.arguments.acceleration import LigerArguments, ProcessArguments, TorchAccArguments
 from stages.arguments.base import option
+from stages.arguments.conflicts import ConflictArguments
 from stages.arguments.data import DataSeedArguments, DatasetArguments, PluginArguments, RowWorkArguments
 from stages.arguments.evaluation import BenchmarkArguments
 from stages.arguments.export import ExportQuantizationArguments, PushArguments
@@ -35,6 +36,7 @@ from stages.arguments.training import (
     CheckModelArguments,
     EvalBatchArguments,
     LossArguments,
+    PreflightArguments,
     ResumeArguments,
     TokenizeModeArguments,
     TrainerDefaultsArguments,
@@ -101,6 +103,7 @@ class TokenizeArguments(
 
 
 class TrainArguments(
+    ConflictArguments,  # the first is checked last
     PluginArguments,
     TunerArguments,
     LoraArguments,
@@ -108,6 +111,7 @@ class TrainArguments(
     TrainerDefaultsArguments,
     NeftuneArguments,
     ResumeArguments,
+    PreflightArguments,
     QuantizeOnLoadArguments,
     DeviceArguments,
     AttentionArguments,

@@ -16,6 +16,7 @@ __all__ = [
     "LossArguments",
     "OutputArguments",
     "OutputDirArguments",
+    "PreflightArguments",
     "ResumeArguments",
     "TokenizeModeArguments",
     "TrainerDefaultsArguments",
@@ -85,6 +86,15 @@ class CheckModelArguments(Arguments):
 
     check_model: bool = option(True, in_key=False)
     """Check the files of the model for damage before they are used."""
+
+
+class PreflightArguments(Arguments):
+    """Whether a run is tried that does not seem to fit; not SWIFT's."""
+
+    GROUP: ClassVar[str] = _GROUP
+
+    ignore_preflight: bool = option(False, in_key=False)
+    """Train even where memory or disk seem too small for it."""
 
 
 class EvalBatchArguments(Arguments):
@@ -201,14 +211,6 @@ class TokenizeModeArguments(ClassifierArguments):
 def _sentence(value: object) -> object:
     """Later releases of SWIFT say seq."""
     return "sentence" if value == "seq" else value
-
-
-OURS = {
-    "optimizer": ("default", "galore", "lorap"),
-    "loss_type": ("cross_entropy", "loss_scale"),
-    "metric": ("acc", "nlg"),
-}
-"""The names that need no plugin."""
 
 
 OURS = {

@@ -168,7 +168,7 @@ def _weight_bytes(model: Any, run: Run) -> int:
     if getattr(run.skeleton.config, "quantization_config", None):
         float_bytes = sum(tensor.numel() * tensor.element_size() for tensor in run.skeleton.parameters())
         float_bytes = float_bytes * _item(run.precision.dtype) // _item(str(run.skeleton.dtype).removeprefix("torch."))
-        return total - float_bytes + run.stored_bytes
+        return int(total - float_bytes + run.stored_bytes)
     if run.quantization is not None:
         bits = run.quantization.bits + BITS_OF_SCALES.get(run.quantization.method, 0.5)
         for path in run.quantization.layers:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError
 from stages.training.estimate import Estimate, Run, estimate
-from stages.training.memory import MemoryPeak, available_memory, memory_text
+from stages.training.memory import MemoryPeak, available_memory, give_back_at_once, memory_text
 
 if TYPE_CHECKING:
     from stages.arguments import TrainArguments
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Preflight", "check_fit", "describe_run"]
 
 WAYS = 3
+TIGHT = 0.4
+"""From this share of what is free on, nothing is wasted."""
 HELPS = 0.95
 """A way out takes at most this share of what the run as it stands would take."""
 
@@ -103,6 +105,8 @@ def check_fit(run: Run, scratch: Path, logger: logging.Logger) -> Preflight:
             raise ArgumentsError(f"{problem}; or go on nevertheless: `--ignore_preflight true`")
         if problem:
             logger.warning("train: goes on with `--ignore_preflight true`, although %s", problem)
+    if run.kind == "cpu" and found.memory > TIGHT * memory:
+        give_back_at_once()
     return Preflight(found, MemoryPeak(run.kind), logger)
 
 

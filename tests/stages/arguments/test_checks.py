@@ -188,7 +188,7 @@ def test_conflicts_that_wait_behind_what_is_not_supported_yet(
 
 def test_only_the_number_of_boft_blocks_unsets_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unsupported, "UNSUPPORTED", {})
-    assert TrainArguments(boft_block_num=8).boft_block_size == 0
+    assert TrainArguments(train_type="boft", boft_block_num=8).boft_block_size == 0
 
 
 def test_unsloth_takes_quant_bits_alone_for_bnb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_some_values_are_refused(flow: str, flags: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("flow", "flags"),
     [
-        ("sft", "--attn_impl eager --train_type full --lazy_tokenize false --init_lora_weights gaussian"),
+        ("sft", "--attn_impl eager --train_type full --lazy_tokenize false"),
         ("sft", "--use_liger false --boft_block_size 4 --loss_scale default"),
         ("sft", "--train_type longlora --max_length 2048"),
         ("sft", "--num_labels 3"),

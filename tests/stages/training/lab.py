@@ -63,7 +63,10 @@ class Lab:
         self.context = Context(
             self.folder / "scratch", self.folder / "attachments", reporter=reporter or Recorder(), **context
         )
-        return train(TrainArguments(**arguments), self.inputs, self.out, self.context)
+        metrics = train(TrainArguments(**arguments), self.inputs, self.out, self.context)
+        # What the process took differs from run to run; the rest must not.
+        self.memory = {name: metrics.pop(name) for name in list(metrics) if name.endswith("_memory_bytes")}
+        return metrics
 
     @property
     def scratch(self) -> Path:
