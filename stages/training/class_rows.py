@@ -40,7 +40,7 @@ class ClassRows:
     """Rows by their number; what it hands out are views."""
 
     def __init__(self, parts: Sequence[ClassPart]) -> None:
-        self.parts = parts
+        self._parts = parts
         self._firsts = [0, *accumulate(len(part.labels) for part in parts)]
 
     def __len__(self) -> int:
@@ -52,18 +52,23 @@ class ClassRows:
         if not 0 <= index < self._firsts[-1]:
             raise IndexError(index)
         number = bisect_right(self._firsts, index) - 1
-        part, at = self.parts[number], index - self._firsts[number]
+        part, at = self._parts[number], index - self._firsts[number]
         return {"input_ids": part.input_ids[part.starts[at] : part.starts[at + 1]], "label": int(part.labels[at])}
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [length for part in self.parts for length in (part.starts[1:] - part.starts[:-1]).tolist()]
+        return [length for part in self._parts for length in (part.starts[1:] - part.starts[:-1]).tolist()]
 
     @property
     def num_tokens(self) -> int:
         """Tokens of all rows."""
-        return sum(len(part.input_ids) for part in self.parts)
+        return sum(len(part.input_ids) for part in self._parts)
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens off which a class is read: one a row."""
+        return len(self)
 
 
 def read_class_rows(path: Path, vocabulary: int, num_labels: int) -> ClassRows:

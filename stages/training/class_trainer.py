@@ -13,6 +13,8 @@ from stages.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from transformers import Trainer as Base
+
+    from stages.training.measures import Measures
 else:
     Base = object  # transformers is imported only where a trainer is made
 
@@ -22,19 +24,20 @@ __all__ = ["ClassTrainer"]
 class ClassTrainer(Base):  # type: ignore[misc]
     """The loss is a mean over rows, also over those of several batches; `acc` is the share of rows that are right."""
 
+    measures: Measures
     _right = 0.0
     _rows = 0.0
-    _counted = 0.0
     _loss_shifts_labels = False
 
     def _find_targets(self, inputs: Any) -> None:
         """Nothing: the labels are the targets."""
 
     def _token_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        """The loss of a batch, which is counted."""
+        """The loss of a batch, which is counted; in training, in each step that `acc_steps` asks for."""
         known = labels != IGNORED
-        self._right = self._right + (outputs.logits.argmax(-1) == labels)[known].sum()
-        self._rows = self._rows + known.sum()
+        if not (self.model.training and self.state.global_step % self.measures.steps):
+            self._right = self._right + (outputs.logits.argmax(-1) == labels)[known].sum()
+            self._rows = self._rows + known.sum()
         return class_loss(outputs.logits, labels, num_items_in_batch, label_smoothing=self.args.label_smoothing_factor)
 
     def _take_accuracy(self) -> float | None:

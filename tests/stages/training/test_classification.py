@@ -27,9 +27,9 @@ PLAIN: dict[str, Any] = SHORT | {
     "max_steps": 4,
     "save_steps": 4,
     "logging_steps": 1,
-    "lora_dropout": 0.0,
     "weight_decay": 0.0,
 }
+STEADY = PLAIN | {"lora_dropout": 0.0}
 
 
 def make_rows(count: int, seed: int = 0) -> list[tuple[list[int], int]]:
@@ -126,7 +126,7 @@ def test_lora_and_head_train_as_written_out(lab: Lab) -> None:
     import torch
     from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, get_peft_model
 
-    metrics = lab.run(PLAIN)
+    metrics = lab.run(STEADY)
     rows, held_out = make_rows(12), make_rows(5, seed=1)
     targets = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=32, target_modules=targets)
@@ -136,7 +136,7 @@ def test_lora_and_head_train_as_written_out(lab: Lab) -> None:
         "base_model.model.score.modules_to_save.default.weight"
     }
     assert metrics["num_trainable_parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert logged(lab, "loss") == pytest.approx(written_out(model, rows, PLAIN), abs=1e-5)
+    assert logged(lab, "loss") == pytest.approx(written_out(model, rows, STEADY), abs=1e-5)
 
     adapted = PeftModel.from_pretrained(open_classifier(lab.inputs["model"], num_labels=CLASSES), lab.out)
     logits = logits_of(adapted, [ids for ids, _ in held_out])
@@ -216,7 +216,7 @@ def test_accuracy_rises(lab: Lab, tmp_path: Path) -> None:
     write_rows(folder / "validation.arrow", make_rows(30, seed=1))
     lab.inputs["tokens"] = folder
     wanted = {"max_steps": 60, "save_steps": 20, "load_best_model_at_end": True, "metric_for_best_model": "acc"}
-    metrics = lab.run(PLAIN | wanted | {"per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 20})
+    metrics = lab.run(STEADY | wanted | {"per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 20})
     accuracies = logged(lab, "eval_acc")
     assert metrics["best_metric"] == max(accuracies)
     assert max(accuracies) > 0.8  # of three classes
@@ -234,6 +234,15 @@ OTHERS: dict[str, dict[str, Any]] = {
         "train_sampling_strategy": "group_by_length",
     },
 }
+
+
+@pytest.mark.slow
+def test_accuracy_is_counted_in_each_nth_step(lab: Lab) -> None:
+    lab.run(STEADY)
+    each = logged(lab, "acc")
+    shutil.rmtree(lab.scratch)
+    lab.run(STEADY | {"acc_steps": 2})
+    assert logged(lab, "acc") == [each[0], each[2]]
 
 
 @pytest.mark.slow
@@ -311,8 +320,9 @@ def test_rows_that_are_encoded_while_training_goes_on(lab: Lab, tmp_path: Path) 
 
 
 def test_a_run_that_is_cut_off_ends_in_the_same_bytes(tmp_path: Path, tiny_model: Path, tokens: Path) -> None:
-    arguments = SHORT | {"num_labels": CLASSES, "lora_dropout": 0.2}
-    lab, whole, metrics = cut_off_and_whole(tmp_path / "lora", tiny_model, tokens, arguments)
+    arguments = SHORT | {"num_labels": CLASSES}
+    lora = arguments | {"lora_dropout": 0.2}
+    lab, whole, metrics = cut_off_and_whole(tmp_path / "lora", tiny_model, tokens, lora)
     assert logged(lab, "acc") == logged(whole, "acc")
     assert "eval_acc" in metrics
     full = arguments | {"train_type": "full", "learning_rate": 1e-3}
