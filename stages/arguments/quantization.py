@@ -19,6 +19,7 @@ _BITS = {
 _TRAINABLE = {
     "lora": ("bnb 4", "bnb 8", "hqq", "eetq", "gptq", "awq"),
     "lora, use_dora": ("bnb 4", "hqq"),
+    "longlora": ("bnb 4", "bnb 8", "hqq"),
     "adalora": ("bnb 4", "bnb 8", "gptq"),
     "vera": ("bnb 4", "bnb 8", "hqq"),
     "boft": ("bnb 4", "bnb 8", "hqq"),
@@ -74,9 +75,9 @@ def check_trainable(arguments: Arguments, method: str, bits: int | None, what: s
         flag = "--use_galore true"
     elif way == "full" and given("lisa_activated_layers"):
         flag = f"--lisa_activated_layers {given('lisa_activated_layers')}"
-    elif way == "lora" and given("use_dora"):
+    elif way in ("lora", "longlora") and given("use_dora"):
         way, flag = "lora, use_dora", "--use_dora true"
-    elif way == "lora" and str(given("init_lora_weights")).startswith("pissa"):
+    elif way in ("lora", "longlora") and str(given("init_lora_weights")).startswith("pissa"):
         way, flag = "pissa", f"--init_lora_weights {given('init_lora_weights')}"
     possible = _TRAINABLE.get(way, ())
     kind = f"{method} {bits}" if method == "bnb" else method if method in _BITS else "gptq"

@@ -54,7 +54,7 @@ def load_model(
     """
     import torch
 
-    from stages.training.quantized import keep_trainable, on_load, to_hqq
+    from stages.training.quantized import on_load, settle_layers
 
     given: dict[str, Any] = {}
     if arguments.attn_impl is not None:
@@ -67,9 +67,7 @@ def load_model(
         model = auto.from_pretrained(folder, dtype=getattr(torch, precision.dtype), local_files_only=True, **given)
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"the model cannot be loaded: {_first_line(error)}") from None
-    if quantization is not None and quantization.method == "hqq":
-        to_hqq(model, quantization, arguments.hqq_axis or 0, precision)
-    keep_trainable(model, precision)
+    settle_layers(model, arguments, quantization, precision)
     model.config.use_cache = False
     return model
 

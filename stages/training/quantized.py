@@ -1,8 +1,8 @@
 """A base model whose weights are rounded to few bits as they are loaded: `plan_quantization(arguments, skeleton, …)`.
 
 bitsandbytes and EETQ are a matter of transformers. HQQ (https://mobiusml.github.io/hqq_blog), which transformers 5 does
-not load any more, is put in here: `to_hqq(model, quantization, dtype)`. What is quantized are the linear layers of the
-part that writes, but for the output head and the gates of experts.
+not load any more, is put in here. What is quantized are the linear layers of the part that writes, but for the output
+head and the gates of experts.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ __all__ = [
     "Quantization",
     "adapter_kinds",
     "count_weights",
-    "keep_trainable",
     "on_load",
     "plan_quantization",
+    "settle_layers",
     "settle_precision",
-    "to_hqq",
 ]
 
 GATES = (r".*mlp\.gate", r".*shared_expert_gate", r".*\.router")
@@ -151,7 +150,19 @@ def device(precision: Precision) -> str:
     return f"{here.type}:{torch.accelerator.current_device_index()}"
 
 
-def to_hqq(model: Any, quantization: Quantization, axis: int, precision: Precision) -> None:
+def settle_layers(
+    model: Any, arguments: TrainArguments, quantization: Quantization | None, precision: Precision
+) -> None:
+    """What `from_pretrained` leaves to do: puts in HQQ's layers, makes those of bitsandbytes fit for training."""
+    if quantization is not None:
+        if quantization.method == "hqq":
+            _to_hqq(model, quantization, arguments.hqq_axis or 0, precision)
+        numbers = len(quantization.layers), quantization.bits, quantization.method, len(quantization.kept)
+        logger.info("%d linear layers are in %d bits by %s, %d in floats", *numbers)
+    _keep_trainable(model, precision)
+
+
+def _to_hqq(model: Any, quantization: Quantization, axis: int, precision: Precision) -> None:
     """Puts layers of HQQ in the place of linear ones, one after the other, so that floats make room.
 
     Args:
@@ -176,7 +187,7 @@ def to_hqq(model: Any, quantization: Quantization, axis: int, precision: Precisi
     model.config.quantization_config = {"quant_method": "hqq", "nbits": quantization.bits, "axis": axis}
 
 
-def keep_trainable(model: Any, precision: Precision) -> None:
+def _keep_trainable(model: Any, precision: Precision) -> None:
     """Makes 4-bit layers of bitsandbytes fit for training on a CPU.
 
     A validation would otherwise pack their weights for processors with AVX512-BF16, after which a layer with a bias

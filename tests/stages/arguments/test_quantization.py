@@ -43,7 +43,9 @@ def test_the_axis_of_hqq_is_1_if_left_out() -> None:
 
 WAYS: dict[str, dict[str, Any]] = {
     "lora": {},
+    "longlora": {"train_type": "longlora"},
     "dora": {"use_dora": True},
+    "dora of longlora": {"train_type": "longlora", "use_dora": True},
     "pissa": {"init_lora_weights": "pissa"},
     "adalora": {"train_type": "adalora"},
     "vera": {"train_type": "vera"},
@@ -59,7 +61,9 @@ WAYS: dict[str, dict[str, Any]] = {
 # What is trained, the base that it can be trained beside, the flag that is named where it cannot.
 GO_TOGETHER: list[tuple[str, tuple[dict[str, Any], ...], str]] = [
     ("lora", (FOUR, EIGHT, HQQ, EETQ), ""),
+    ("longlora", (FOUR, EIGHT, HQQ), "--train_type longlora"),
     ("dora", (FOUR, HQQ), "--use_dora true"),
+    ("dora of longlora", (FOUR, HQQ), "--use_dora true"),
     ("pissa", (), "--init_lora_weights pissa"),
     ("adalora", (FOUR, EIGHT), "--train_type adalora"),
     ("vera", (FOUR, EIGHT, HQQ), "--train_type vera"),

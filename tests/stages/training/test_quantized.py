@@ -38,6 +38,7 @@ from tests.stages.training.tuners.methods import (
 FOUR = {"quant_method": "bnb", "quant_bits": 4}
 EIGHT = {"quant_method": "bnb", "quant_bits": 8}
 HQQ = {"quant_method": "hqq", "quant_bits": 4}
+LONG = {"train_type": "longlora"}
 LINEAR = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
 """Weights of the tiny model's linear layers but the head."""
 
@@ -351,7 +352,7 @@ def test_training_goes_on_after_a_validation(tmp_path: Path, tiny_qwen2: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [FOUR, HQQ | {"quant_bits": 3, "use_dora": True}, FOUR | {"train_type": "adalora"}], ids=str
+    "kind", [FOUR, HQQ | {"quant_bits": 3, "use_dora": True}, FOUR | {"train_type": "adalora"}, EIGHT | LONG], ids=str
 )
 def test_resume(tmp_path: Path, tiny_qwen2: Path, tokens: Path, kind: dict[str, Any]) -> None:
     check_resume(tmp_path, tiny_qwen2, tokens, {"save_steps": 2} | kind)
