@@ -74,7 +74,7 @@ class ConflictArguments(Arguments):
     def _check_readers(self) -> Self:
         kind = self._value("train_type")
         for name, readers in READERS.items():
-            if kind not in readers and name in type(self).model_fields and self._given(name):
+            if kind not in readers and self._given(name) and self._value(name):  # what is turned off anyway is off
                 others = " or ".join(f"`--train_type {reader}`" for reader in readers[:3])
                 more = ", among others" if len(readers) > 3 else ""
                 raise ValueError(

@@ -146,6 +146,7 @@ TAKEN = (
     "--warmup_ratio 0.1",
     "--warmup_steps 30",
     "--train_type full --lora_rank 8",
+    "--train_type full --lora_dropout 0",
     "--train_type adalora --lora_alpha 16 --target_modules q_proj",
     "--train_type boft --boft_block_num 2 --modules_to_save embed_tokens",
     "--train_type full --use_galore true --galore_rank 4",
