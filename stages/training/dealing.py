@@ -78,6 +78,8 @@ class DealtRows:
     def _blank(self) -> dict[str, Any]:
         """The first row, whose labels are taken away; of text, two tokens are enough."""
         row = dict(self.rows[0])
+        if "label" in row:  # of a class
+            return {"input_ids": row["input_ids"][:2], "label": IGNORED}
         if OF_TEXT.issuperset(row):
             row = {name: value[:2] for name, value in row.items()}
         row["labels"] = row["labels"].copy() if hasattr(row["labels"], "copy") else row["labels"].clone()
