@@ -61,7 +61,7 @@ def main(_command: str, argv: list[str]) -> int:
     load_prices()
     output_folder(trials[0].arguments)
     check_trials(trials, open_store())
-    if metric in ("eval_loss", "perplexity") and (moving := unlike(axes)):
+    if metric in ("eval_loss", "eval_acc", "perplexity") and (moving := unlike(axes)):
         print(f"warning: {', '.join(moving)} may change the rows that {metric} is measured on", file=sys.stderr)
     return _run(flow, trials, metric, export_best, run_on, as_json=as_json)
 

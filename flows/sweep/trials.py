@@ -164,22 +164,25 @@ def _check_metric(metric: str, trial: Trial) -> None:
     """
     arguments: Any = trial.arguments
     measured = MEASURED[trial.pipeline.name]
+    if arguments.num_labels is not None:
+        measured = ("eval_acc", *MEASURED["sft"])  # there is no evaluation of a classifier but training's
     if metric not in measured:
         if getattr(arguments, "eval_dataset", None):
             return  # the names of a benchmark's scores are the benchmark's
         close = get_close_matches(metric, measured, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"Choose from: {', '.join(measured)}"
         raise ArgumentsError(f"--metric {metric} is not measured by {trial.pipeline.name}. {hint}")
-    if metric not in ("eval_loss", "perplexity"):
+    if metric not in ("eval_loss", "perplexity", "eval_acc"):
         return
     if not (arguments.split_dataset_ratio > 0 or arguments.val_dataset):
         raise ArgumentsError(
             f"--metric {metric} needs held-out rows: give `--split_dataset_ratio` or `--val_dataset`, or compare by "
             "--metric last_loss"
         )
-    if trial.pipeline.name == "sft" and arguments.eval_strategy == "no":
+    by_training = trial.pipeline.name == "sft" or arguments.num_labels is not None
+    if by_training and arguments.eval_strategy == "no":
         raise ArgumentsError(
-            f"--metric {metric} is measured by sft only if it validates: drop `--eval_strategy no`, or compare by "
+            f"--metric {metric} is measured by training only if it validates: drop `--eval_strategy no`, or compare by "
             "--metric last_loss"
         )
 

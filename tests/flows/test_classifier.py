@@ -10,6 +10,7 @@ import pytest
 
 from flows.pipeline import get_pipeline
 from flows.plan import plan
+from flows.sweep.trials import make_trials
 from stages.arguments import NightlyRetrainArguments, SftThenExportArguments
 from stages.artifacts.store import LocalStore
 from stages.errors import ArgumentsError
@@ -25,6 +26,17 @@ def test_a_classifier_is_measured_by_training(tmp_path: Path, tiny_model: Path, 
     assert lines["train"].status == "run"
     assert lines["evaluate"].status == "skipped"
     assert lines["evaluate"].reason.endswith("is measured by train: eval_acc")
+
+
+def test_trials_are_compared_by_accuracy() -> None:
+    base: dict[str, Any] = {"model": "m", "dataset": ["rows.jsonl"], "num_labels": 2, "split_dataset_ratio": 0.5}
+    for flow in ("sft", "sft-then-export"):
+        assert len(make_trials(flow, base, {"lora_rank": [4, 8]}, "eval_acc")) == 2
+    with pytest.raises(ArgumentsError, match=r"perplexity is not measured by .*\. Choose from: eval_acc, eval_loss"):
+        make_trials("sft-then-export", base, {"lora_rank": [4, 8]}, "perplexity")
+    without = {**base, "eval_strategy": "no", "val_dataset": ["rows.jsonl"], "split_dataset_ratio": 0.0}
+    with pytest.raises(ArgumentsError, match="eval_acc is measured by training only if it validates"):
+        make_trials("sft-then-export", without, {"lora_rank": [4, 8]}, "eval_acc")
 
 
 REFUSED: list[tuple[type[Any], dict[str, Any], str]] = [
