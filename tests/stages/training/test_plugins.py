@@ -472,7 +472,8 @@ def write_rows(folder: Path, *, weights: bool = False) -> Path:
     columns: dict[str, Any] = {"input_ids": ids, "labels": labels}
     if weights:
         columns["loss_scale"] = [[1.0 + (place % 3 == 0) for place in range(len(row))] for row in ids]
-    write_arrow(folder / "train.arrow", columns)
+    for name in ("train", "validation"):
+        write_arrow(folder / f"{name}.arrow", columns)
     return folder
 
 
@@ -511,12 +512,15 @@ def loss_by_hand(model: Any, kind: str, smoothing: float = 0.0) -> float:
 def test_the_loss_of_a_step_is_a_mean_over_its_tokens(
     tmp_path: Path, tiny_model: Path, adapter: Path, loss_type: str | None, kind: str
 ) -> None:
-    """Over batches of several sizes."""
+    """Over batches of several sizes, in training and in validation."""
     lab = lab_with(tmp_path, tiny_model, write_rows(tmp_path / "tokens", weights=kind == "weighted"))
     lab.inputs["adapter"] = adapter
     arguments = STEADY | HANDED_IN | {"max_steps": 1, "gradient_accumulation_steps": 2, "loss_type": loss_type}
-    lab.run(arguments | {"per_device_train_batch_size": 2})
-    assert losses(lab) == pytest.approx([loss_by_hand(tuned(tiny_model, adapter), kind)], abs=1e-5)
+    sizes = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 3}
+    metrics = lab.run(arguments | sizes | {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True})
+    by_hand = loss_by_hand(tuned(tiny_model, adapter), kind)
+    assert losses(lab) == pytest.approx([by_hand], abs=1e-5)
+    assert metrics["first_eval_loss"] == pytest.approx(by_hand, abs=1e-5)
 
 
 @pytest.mark.slow
