@@ -129,6 +129,44 @@ def test_a_new_learning_rate_reruns_training_and_what_follows(martlet: Martlet, 
     assert "learning_rate 1e-3 → 2e-3" in by_title(planned)["train"]["reason"]
 
 
+def test_an_adapter_trained_beside_few_bits_is_merged_into_floats(martlet: Martlet, first: dict[str, Any]) -> None:
+    """QLoRA: the base in 4 bits only while training, then the float base with the adapter; by sft and export too."""
+    loads = ["--load_quant_method", "bnb", "--load_quant_bits", "4"]
+    done = martlet.json("run", "recipe.yaml", *loads, "--quant_bits", "8")
+    expected = {**statuses(first), **dict.fromkeys(["download", "preprocess", "tokenize", "evaluate base"], "cached")}
+    assert statuses(done) == expected
+    folder = Path(done["output_dir"])
+    merged = json.loads((folder / "checkpoint-6-merged" / "config.json").read_text())
+    assert "quantization_config" not in merged
+    assert json.loads((folder / "checkpoint-6-bnb-int8" / "config.json").read_text())["quantization_config"]
+    assert by_title(done)["train"]["artifact"] != by_title(first)["train"]["artifact"]
+
+    own = ["--quant_method", "bnb", "--quant_bits", "4"]
+    lines = (martlet.folder / "recipe.yaml").read_text().splitlines()
+    recipe = "\n".join(line for line in lines if not line.startswith(("flow:", "quant_")))
+    (martlet.folder / "sft.yaml").write_text(f"flow: sft\n{recipe}\n")
+    trained = martlet.json("run", "sft.yaml", *own)
+    assert (by_title(trained)["train"]["status"], by_title(trained)["train"]["artifact"]) == (
+        "cached",
+        by_title(done)["train"]["artifact"],
+    )
+    checkpoint = Path(trained["output_dir"]) / "checkpoint-6"
+    exported = martlet.json("export", "--ckpt_dir", str(checkpoint), "--merge_lora", "true", "--output_dir", "floats")
+    assert by_title(exported)["merge"]["artifact"] == by_title(done)["merge"]["artifact"]
+    code = """
+import sys, torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM
+ids = torch.tensor([[5, 6, 7, 8]])
+ours, theirs = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoPeftModelForCausalLM.from_pretrained(sys.argv[2])
+print(float((ours(ids).logits - theirs(ids).logits).abs().max().detach()))
+"""
+    words = [sys.executable, "-c", code, str(martlet.folder / "floats"), str(checkpoint)]
+    opened = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert opened.returncode == 0, opened.stderr
+    assert float(opened.stdout.split()[-1]) < 1e-4
+
+
 def test_a_stage_by_itself_gives_the_same_digest(martlet: Martlet, first: dict[str, Any]) -> None:
     stages = by_title(first)
     model, adapter = stages["download"]["artifact"]["digest"], stages["train"]["artifact"]["digest"]
