@@ -31,8 +31,8 @@ def classifier(folder: Path, config: Any, num_labels: int) -> tuple[Any, Any]:
     """The Auto class of transformers, and the configuration that it is to be opened with.
 
     Raises:
-        ModelError: there is no such class for this model, it is quantized, it tells another number of classes apart, or
-            has no token to pad rows with.
+        ModelError: there is no such class for this model, it is quantized, it tells another number of classes apart,
+            has no token to pad rows with, or is a checkpoint of another training.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -42,7 +42,11 @@ def classifier(folder: Path, config: Any, num_labels: int) -> tuple[Any, Any]:
         raise ModelError("the model is quantized, and a classifier is trained in floating point: give the float model")
     if is_classifier(config) and config.num_labels != num_labels:
         raise ModelError(f"the model tells {config.num_labels} classes apart: `--num_labels {num_labels}` must be that")
-    if not is_classifier(config) or config.num_labels != num_labels:
+    if not is_classifier(config):
+        if (folder / "trainer_state.json").is_file():
+            raise ModelError(
+                f"the checkpoint {folder.name} is of a model that writes: drop `--num_labels {num_labels}`"
+            )
         config.num_labels = num_labels
     config.problem_type = "single_label_classification"
     config.get_text_config().pad_token_id = pads_with(folder, config)

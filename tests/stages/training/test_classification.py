@@ -386,6 +386,13 @@ def test_a_model_that_cannot_be_one(
     assert str(caught.value).startswith(message)
 
 
+def test_a_checkpoint_of_a_model_that_writes_is_refused(lab: Lab, tmp_path: Path) -> None:
+    checkpoint = change(lab.inputs["model"], tmp_path / "checkpoint-2")
+    (checkpoint / "trainer_state.json").write_text("{}")
+    with pytest.raises(ModelError, match="the checkpoint checkpoint-2 is of a model that writes"):
+        load_skeleton(checkpoint, CLASSES)
+
+
 def test_rows_are_padded_as_the_tokenizer_pads(tiny_model: Path, tmp_path: Path) -> None:
     cases: list[tuple[tuple[str, ...], dict[str, Any], int]] = [
         ((), {"pad_token_id": 5}, 0),  # the tokenizer's pad_token, <|endoftext|>, goes before the model's
