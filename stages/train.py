@@ -16,10 +16,12 @@ from stages.sources.model_folder import MODEL_FILES
 from stages.stage import Input, Inputs, Metrics, Prepared, Stage
 from stages.training import group
 from stages.training.checkpoints import Checkpoints
+from stages.training.devices import shards_weights
 from stages.training.feed import TOKEN_FILES
 from stages.training.libraries import used_libraries
 from stages.training.parallel import settle_processes
 from stages.training.tuners import Tuner, get_tuner, output_kind
+from stages.training.unsloth_backend import import_unsloth
 
 if TYPE_CHECKING:
     from stages.training.feed import Feed
@@ -84,9 +86,11 @@ def train(arguments: TrainArguments, inputs: Inputs, out: Path, context: Context
         Interrupted: told to stop; the last checkpoint is from that moment.
     """
     from stages.training.cores import share_cores
+    from stages.training.devices import check_devices
 
     share_cores()
-    if (arguments.nproc_per_node or 1) > 1:
+    check_devices(arguments)
+    if (arguments.nproc_per_node or 1) > 1 or shards_weights(arguments) is not None:
         from stages.training.launch import train_in_processes
 
         return train_in_processes(arguments, inputs, out, context)
@@ -97,6 +101,8 @@ def train_here(arguments: TrainArguments, inputs: Inputs, out: Path, context: Co
     """As `train`, in this very process, which may be one of several: see `training/worker.py`."""
     from stages.training.quiet import quiet
 
+    if arguments.tuner_backend == "unsloth":
+        import_unsloth()
     with quiet():
         return _Run(arguments, inputs, context).run(out)
 
@@ -108,6 +114,7 @@ class _Run:
         """Checks everything that can be checked without weights."""
         from stages.training.answers import check_prompts
         from stages.training.best import best_by
+        from stages.training.devices import check_layer_class
         from stages.training.feed import check_feed, open_feed
         from stages.training.loading import load_skeleton
         from stages.training.losses import choose_loss
@@ -131,6 +138,7 @@ class _Run:
             self.checkpoints.sweep()
         context.reporter.progress(0, 1, "loading libraries and model")
         skeleton = load_skeleton(self.base, arguments.num_labels)
+        check_layer_class(arguments, skeleton)
         vocabulary = skeleton.get_input_embeddings().num_embeddings
         self.feed: Feed = open_feed(arguments, inputs["tokens"], self.base, vocabulary, context)
         if "plugins" in inputs:
@@ -203,13 +211,14 @@ class _Run:
         if self.feed.packed:
             check_isolation(model)
         model = self.tuner.prepare(model)
-        if self.start.checkpoint is not None and (self.start.finished or not self.start.resumes):
+        at_once = not self.start.resumes or shards_weights(self.arguments) is not None  # else the trainer does
+        if self.start.checkpoint is not None and (self.start.finished or at_once):
             self.tuner.load(model, self.start.checkpoint)
             if self.start.finished:
                 self.tuner.load_state(model, self.start.checkpoint)
         writes = writes_tensorboard(self.arguments) and group.is_first()
         runs = self.context.attachments / "runs" if writes else None
-        report, callbacks = make_callbacks(self.context, runs)
+        report, callbacks = make_callbacks(self.context, runs, self.arguments.metric_warmup_step)
         if self.best is not None and self.arguments.early_stop_interval is not None:
             callbacks.append(make_early_stopping(self.arguments.early_stop_interval, self.best))
         given = self.settings, self.tuner, self.checkpoints, self.feed, callbacks, self.measures
@@ -292,13 +301,16 @@ def _count_parameters(model: Any) -> tuple[int, int]:
     """Those that are trained, and all."""
     from stages.training.quantized import count_weights
 
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return trained, count_weights(model)
+    own = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    # ZeRO's third stage leaves an empty tensor, which knows what it was.
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in own), count_weights(model)
 
 
 def _check_finite(model: Any, arguments: TrainArguments) -> None:
+    from stages.training.sharded import is_finite
+
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.isfinite().all():
+        if parameter.requires_grad and not is_finite(parameter):
             raise ArgumentsError(
                 f"training broke down: {name} is no longer a number. "
                 f"Lower `--learning_rate` (it was {arguments.learning_rate:g})"

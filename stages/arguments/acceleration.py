@@ -39,7 +39,7 @@ class TorchAccArguments(Arguments):
 
     model_layer_cls_name: str | None = option(None)
     """Class of the decoder layers that are sharded."""
-    metric_warmup_step: float = option(0.0, ge=0)
+    metric_warmup_step: float = option(0.0, ge=0, in_key=False)
     """Steps, or below 1 a share of them, that the measured speed leaves out."""
     fsdp_num: int = option(1, ge=1)
     """Devices that share the weights."""

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from stages.arguments.base import Arguments, JsonObject, Strings, option
+from stages.arguments.deepspeed import DeepSpeed
 
 __all__ = ["TrainerArguments"]
 
@@ -198,9 +199,9 @@ HELP = {
     "ddp_static_graph": "Promise that the graph never changes.",
     "ddp_backend": "Library that devices talk through.",
     "ddp_timeout": "Seconds until a silent device is given up.",
-    "fsdp": "Share out weights over GPUs (FSDP): its options.",
+    "fsdp": "Share out weights over GPUs (FSDP): true, or full_shard, shard_grad_op, offload as one text.",
     "fsdp_config": "Settings of FSDP, as a JSON object or file.",
-    "deepspeed": "Settings of DeepSpeed, as a JSON object or file.",
+    "deepspeed": "Settings of DeepSpeed: zero0 to zero3, zero2_offload, zero3_offload, a JSON object or file.",
     "debug": "Debugging aids: underflow_overflow, tpu_metrics_debug.",
     "skip_memory_metrics": "Leave memory out of the metrics.",
     "do_train": "Kept for scripts that set it; the trainer does not read it.",
@@ -212,6 +213,10 @@ HELP = {
     "generation_num_beams": "Beams of beam search, with predict_with_generate.",
     "generation_config": "A generation config, with predict_with_generate.",
 }
+
+
+OWN_TYPES = {"deepspeed": "DeepSpeed | None"}
+"""Where more is taken than transformers takes."""
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
@@ -262,6 +267,7 @@ def generate() -> str:
         annotation = _annotation(
             hints[field.name], tuple(field.metadata.get("choices") or ()) or None, one=field.default == ""
         )
+        annotation = OWN_TYPES.get(field.name, annotation)
         settings = [repr(_default(field, annotation))]
         settings += [BOUNDS[field.name]] if field.name in BOUNDS else []
         settings += ["in_key=False"] if field.name in NOT_IN_KEY else []

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from stages.arguments.base import Arguments, JsonObject, Strings, option
+from stages.arguments.deepspeed import DeepSpeed
 
 __all__ = ["TrainerArguments"]
 
@@ -231,11 +232,11 @@ class TrainerArguments(Arguments):
     ddp_timeout: int = option(1800, in_key=False)
     """Seconds until a silent device is given up."""
     fsdp: str | None = option(None)
-    """Share out weights over GPUs (FSDP): its options."""
+    """Share out weights over GPUs (FSDP): true, or full_shard, shard_grad_op, offload as one text."""
     fsdp_config: JsonObject | None = option(None)
     """Settings of FSDP, as a JSON object or file."""
-    deepspeed: JsonObject | None = option(None)
-    """Settings of DeepSpeed, as a JSON object or file."""
+    deepspeed: DeepSpeed | None = option(None)
+    """Settings of DeepSpeed: zero0 to zero3, zero2_offload, zero3_offload, a JSON object or file."""
     debug: str = option("")
     """Debugging aids: underflow_overflow, tpu_metrics_debug."""
     skip_memory_metrics: bool = option(True, in_key=False)

@@ -34,8 +34,6 @@ UNSUPPORTED_COMMANDS = ("pt", "rlhf", "infer", "deploy", "eval")
 _NAMES_ALWAYS = """
 model_type local_repo_path
 stream
-use_liger model_layer_cls_name metric_warmup_step fsdp_num
-deepspeed fsdp fsdp_config parallelism_config use_liger_kernel liger_kernel_config
 hub_token hub_strategy hub_always_push hub_revision
 """
 
@@ -51,8 +49,6 @@ UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
     **dict.fromkeys(_NAMES_ALWAYS.split(), (Unsupported(),)),
     **dict.fromkeys(_NAMES_GENERATION.split(), (Unsupported(only=("export",)),)),
     **dict.fromkeys(_NAMES_SFT.split(), (Unsupported(only=("sft",)),)),
-    "attn_impl": (Unsupported("flash_attn"),),
-    "tuner_backend": (Unsupported("unsloth"),),
     "quant_method": (Unsupported("awq"),),
     "eval_dataset": (Unsupported("(?!general_(qa|mcq):).*", note="other benchmarks"),),
 }

@@ -101,7 +101,7 @@ def load_model(
         folder: a Hugging Face folder with safetensors.
         torch_dtype: of weights and computation; if None, float32 on a CPU and the model's own on a GPU.
         device_map: as transformers takes it; one device if None.
-        attn_impl: `sdpa` or `eager`; transformers' choice if None.
+        attn_impl: `sdpa`, `eager` or `flash_attn`; transformers' choice if None.
 
     Raises:
         ModelError: a file is missing or damaged, or weights are missing or of another shape than the configuration's.
@@ -110,6 +110,7 @@ def load_model(
     import torch
     from transformers import AutoConfig
 
+    from stages.training.devices import attention_kernel, check_flash_attention
     from stages.training.multimodal import load_class
 
     check_model_folder(folder)
@@ -117,6 +118,8 @@ def load_model(
     if quantization_of(folder) == "gptq":
         import_gptqmodel()
     devices = check_device(device_map)
+    if attn_impl == "flash_attn":
+        check_flash_attention(on_cpu=_is_cpu(devices))
     dtype = getattr(torch, torch_dtype) if torch_dtype else torch.float32 if _is_cpu(devices) else "auto"
     try:
         auto = load_class(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
@@ -124,7 +127,7 @@ def load_model(
             folder,
             dtype=dtype,
             device_map=devices,
-            attn_implementation=attn_impl,
+            attn_implementation=attention_kernel(attn_impl),
             output_loading_info=True,
             local_files_only=True,
             trust_remote_code=False,

@@ -20,7 +20,9 @@ PLACE = "place.json"
 """How far a stream of rows had been read."""
 TUNER_FILES = ("tuner.json", "tuner.safetensors")
 """What a tuner knows beside weights."""
-STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", PLACE, *TUNER_FILES)
+SHARED_FILES = ("optimizer.bin", "pytorch_model_fsdp.bin")
+"""As accelerate writes what several processes share."""
+STATE_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", PLACE, *TUNER_FILES, *SHARED_FILES)
 """What only going on from a checkpoint needs; the trainer reads pickles with `weights_only`, which runs no code."""
 FOLDER = re.compile(r"checkpoint-(\d+)")
 RANDOM_STATE = re.compile(r"rng_state_\d+\.pth")

@@ -28,7 +28,18 @@ if TYPE_CHECKING:
     from stages.arguments import TrainArguments
     from stages.stage import Inputs, Metrics
 
-__all__ = ["ACKNOWLEDGED", "JOB", "LOG", "PROGRESS", "STOP", "event_file", "train_in_processes"]
+__all__ = [
+    "ACKNOWLEDGED",
+    "JOB",
+    "LOG",
+    "PROGRESS",
+    "STOP",
+    "Processes",
+    "event_file",
+    "torchrun",
+    "train_in_processes",
+    "variables",
+]
 
 JOB, LOG, PROGRESS, STOP, ACKNOWLEDGED = "job.json", "processes.log", "progress.json", "stop", "acknowledged"
 POLL_SECONDS = 0.1
@@ -62,8 +73,8 @@ def train_in_processes(arguments: TrainArguments, inputs: Inputs, out: Path, con
     Checkpoints(context.scratch).sweep()
     _write_job(folder, arguments, inputs, out, context)
     context.reporter.progress(0, 1, f"starting {arguments.nproc_per_node} processes")
-    processes = _Processes(folder, arguments.nproc_per_node or 1, context)
-    processes.run(_command(folder, processes.size), _environment(processes.size))
+    processes = Processes(folder, arguments.nproc_per_node or 1, context)
+    processes.run(torchrun(folder, processes.size), variables(processes.size))
     metrics = processes.result()
     shutil.rmtree(folder)
     return metrics
@@ -80,17 +91,17 @@ def _write_job(folder: Path, arguments: TrainArguments, inputs: Inputs, out: Pat
     (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
 
 
-def _command(folder: Path, size: int) -> list[str]:
-    """torchrun, which a thread ends when this process is gone; the workers have such a thread too."""
+def torchrun(folder: Path, size: int) -> list[str]:
+    """The command of torchrun, which a thread ends when this process is gone; the workers have such a thread too."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = ["torch.distributed.run", "--nnodes=1", "--node_rank=0", f"--nproc_per_node={size}", "--max_restarts=0",
-                "--rdzv_backend=static", "--master_addr=127.0.0.1", f"--master_port={port}"]  # fmt: skip
-    return [sys.executable, "-P", child.__file__, *torchrun, "-m", "stages.training.worker", str(folder)]
+    words = ["torch.distributed.run", "--nnodes=1", "--node_rank=0", f"--nproc_per_node={size}", "--max_restarts=0",
+             "--rdzv_backend=static", "--master_addr=127.0.0.1", f"--master_port={port}"]  # fmt: skip
+    return [sys.executable, "-P", child.__file__, *words, "-m", "stages.training.worker", str(folder)]
 
 
-def _environment(size: int) -> dict[str, str]:
+def variables(size: int) -> dict[str, str]:
     """The cores are shared out; the processes are on this machine, so that gloo needs no name of it."""
     root = str(Path(child.__file__).parents[1])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -105,7 +116,7 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Processes:
+class Processes:
     """The processes of one run, as their parent sees them."""
 
     def __init__(self, folder: Path, size: int, context: Context) -> None:
@@ -131,14 +142,14 @@ class _Processes:
             )
         try:
             while process.poll() is None:
-                self._listen()
+                self.listen()
                 if self.context.stop_requested():
                     (self.folder / STOP).touch()
                 try:
                     process.wait(POLL_SECONDS)
                 except subprocess.TimeoutExpired:
                     continue
-            self._listen()
+            self.listen()
         finally:
             _end(process)
         self._code = process.returncode
@@ -174,7 +185,8 @@ class _Processes:
         last = log.strip().splitlines()[-1:] or ["they said nothing"]
         return f"train failed: the processes ended with exit code {self._code}: {last[0].strip():.300}"
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Takes in what they have said since."""
         for index in range(self.size):
             for event in self._events(index):
                 self._take(index, event)

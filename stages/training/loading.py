@@ -54,11 +54,15 @@ def load_model(
     """
     import torch
 
+    from stages.training.devices import attention_kernel
     from stages.training.quantized import on_load, settle_layers
+    from stages.training.unsloth_backend import load_with_unsloth
 
+    if arguments.tuner_backend == "unsloth":
+        return load_with_unsloth(folder, arguments, precision)
     given: dict[str, Any] = {}
     if arguments.attn_impl is not None:
-        given["attn_implementation"] = arguments.attn_impl
+        given["attn_implementation"] = attention_kernel(arguments.attn_impl)
     if precision.device_map is not None:
         given["device_map"] = precision.device_map
     given |= on_load(arguments, quantization, precision)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, MissingPackage
 from stages.training import group
 from stages.training.dealing import check_dealing
+from stages.training.devices import is_on, uses_liger
 
 if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
@@ -20,6 +23,7 @@ __all__ = [
     "num_shares",
     "parallel_settings",
     "settle_processes",
+    "shares_rows",
     "tokens_multiple",
 ]
 
@@ -96,6 +100,11 @@ def check_shared_rows(arguments: TrainArguments, *, packed: bool, weighted: bool
     Raises:
         ArgumentsError: they cannot.
     """
+    if weighted and uses_liger(arguments):
+        flag = "--use_liger" if arguments.use_liger else "--use_liger_kernel"
+        raise ArgumentsError(
+            f"`{flag}` computes the loss itself, and these rows were tokenized with `--loss_scale`: drop one of them"
+        )
     size = arguments.sequence_parallel_size
     for flag, used in (("--packing", packed), ("--loss_scale", weighted)):
         if size > 1 and used:
@@ -113,14 +122,54 @@ def parallel_settings(arguments: TrainArguments) -> dict[str, Any]:
         # changes; to send it would be one more exchange that processes with other numbers of parts do not share.
         defaults = {"ddp_find_unused_parameters": True, "ddp_broadcast_buffers": False}
         told = {name: value for name, value in defaults.items() if getattr(arguments, name) is None}
+    if uses_liger(arguments):
+        told["use_liger_kernel"] = True
+    told |= _fsdp(arguments)
     size = arguments.sequence_parallel_size
-    if size == 1:
-        return told
+    if size > 1:  # accelerate shards weights over all of them: without it, it refuses to share rows
+        shared = _parallelism({"cp_size": size, "dp_shard_size": group.size() // size})
+        told |= {"parallelism_config": shared, "fsdp": True, "fsdp_config": {"version": 2}}
+    return told
+
+
+def _fsdp(arguments: TrainArguments) -> dict[str, Any]:
+    """What is shared, and among whom: `fsdp`, and TorchAcc's parameters of it, through accelerate's FSDP2."""
+    told: dict[str, Any] = {}
+    config: dict[str, Any] = dict(arguments.fsdp_config or {})
+    if arguments.model_layer_cls_name is not None:
+        config["transformer_layer_cls_to_wrap"] = [arguments.model_layer_cls_name]
+    if is_on(arguments.fsdp):
+        given = str(arguments.fsdp)
+        told = {"fsdp": True if given.strip().lower() in ("true", "yes", "on") else given, "fsdp_config": config}
+    elif arguments.fsdp is not None:
+        told = {"fsdp": None}
+    number = arguments.fsdp_num
+    if number > 1:
+        if group.size() % number:
+            raise ArgumentsError(
+                f"`--fsdp_num {number}` needs a number of processes that it divides, and there "
+                f"{'is one' if group.size() == 1 else f'are {group.size()}'}: give `--nproc_per_node {number}`"
+            )
+        shared = {"dp_shard_size": number, "dp_replicate_size": group.size() // number}
+        told = {"fsdp": True, "fsdp_config": config, "parallelism_config": _parallelism(shared)}
+    if arguments.parallelism_config is not None:
+        told["parallelism_config"] = _parallelism(arguments.parallelism_config)
+    return told
+
+
+def _parallelism(sizes: Mapping[str, Any]) -> Any:
     from accelerate.parallelism_config import ParallelismConfig
 
-    # accelerate shards weights over all of them: without it, it refuses to share rows.
-    shared = ParallelismConfig(cp_size=size, dp_shard_size=group.size() // size)
-    return told | {"parallelism_config": shared, "fsdp": True, "fsdp_config": {"version": 2}}
+    known = [field.name for field in fields(ParallelismConfig)]
+    unknown = [name for name in sizes if name not in known]
+    if unknown:
+        raise ArgumentsError(
+            f"`--parallelism_config` knows no {unknown[0]!r:.40}. Choose from: {', '.join(sorted(known))}"
+        )
+    try:
+        return ParallelismConfig(**sizes)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise ArgumentsError(f"`--parallelism_config`: {' '.join(str(error).split())}") from None
 
 
 def num_shares(settings: Seq2SeqTrainingArguments) -> int:
@@ -133,4 +182,10 @@ def num_shares(settings: Seq2SeqTrainingArguments) -> int:
 def tokens_multiple(settings: Seq2SeqTrainingArguments) -> int:
     """What the length of a batch must be a multiple of: each device takes two parts of a row, early and late."""
     shared = settings.parallelism_config
-    return 1 if shared is None else 2 * int(shared.cp_size)
+    return 1 if shared is None or shared.cp_size == 1 else 2 * int(shared.cp_size)
+
+
+def shares_rows(settings: Seq2SeqTrainingArguments) -> bool:
+    """Whether several devices have parts of one row."""
+    shared = settings.parallelism_config
+    return shared is not None and max(shared.cp_size, shared.sp_size) > 1

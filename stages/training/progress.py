@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,19 +31,20 @@ FIRST = ("loss", "eval_loss", "grad_norm", "learning_rate")
 """How a line of the log begins."""
 
 
-def make_callbacks(context: Context, tensorboard: Path | None) -> tuple[RunReport, list[Any]]:
+def make_callbacks(context: Context, tensorboard: Path | None, warmup: float = 0.0) -> tuple[RunReport, list[Any]]:
     """The callbacks of one run; the first of them also says whether it was told to stop.
 
     Args:
         context: gets progress, metrics and the curve.
         tensorboard: where TensorBoard's events go, if they are wanted.
+        warmup: steps, or below 1 a share of them, that the measured speed leaves out.
     """
     from transformers import TrainerCallback
 
     class Report(RunReport, TrainerCallback):  # type: ignore[misc]
         pass
 
-    report = Report(context)
+    report = Report(context, warmup)
     callbacks: list[Any] = [report]
     if tensorboard is not None:
         from torch.utils.tensorboard import SummaryWriter
@@ -55,8 +57,9 @@ def make_callbacks(context: Context, tensorboard: Path | None) -> tuple[RunRepor
 class RunReport(Base):  # type: ignore[misc]
     """Decides, after transformers' own callback, what else is logged, and when a run ends early."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, context: Context, warmup: float = 0.0) -> None:
+        self.context, self.warmup = context, warmup
+        self._warm = 0
         self.stopped = False
         self._began = self._drawn = time.monotonic()
         self._cost = 0.0
@@ -68,6 +71,7 @@ class RunReport(Base):  # type: ignore[misc]
         """Starts the clock, and the log file with what a former try had logged until its checkpoint."""
         self._began = self._drawn = time.monotonic()
         self._first_step = state.global_step
+        self._warm = state.global_step + ceil(self.warmup * (state.max_steps if self.warmup < 1 else 1))
         if state.is_world_process_zero:
             self._write(state.log_history, state.max_steps, "w")
 
@@ -86,10 +90,22 @@ class RunReport(Base):  # type: ignore[misc]
             self.stopped = True
             control.should_save = control.should_training_stop = True
             control.should_evaluate = control.should_evaluate and bool(args.metric_for_best_model)
+        if state.global_step == self._warm:  # the first steps compile kernels and fill caches
+            self._began, self._first_step = time.monotonic(), state.global_step
         last = state.global_step >= state.max_steps
         if control.should_save or control.should_evaluate or last:
             control.should_log = True
         self._show(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Says how fast it was, validations among it, on the whole and in rows."""
+        steps = state.global_step - self._first_step
+        if steps > 0 and state.is_world_process_zero:
+            seconds = (time.monotonic() - self._began) / steps
+            rows = args.train_batch_size * args.gradient_accumulation_steps * group.size() / seconds
+            left_out = f", the first {ceil(self.warmup)} left out" if self.warmup >= 1 else ""
+            left_out = left_out or (f", the first {self.warmup:.0%} left out" if self.warmup else "")
+            self.context.logger.info("train: %.3g s/step, %.3g rows/s over %d steps%s", seconds, rows, steps, left_out)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """As after a step; a run that was told to stop in the middle of an epoch has saved already."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ArgumentsError, ModelError
+from stages.training import group
+from stages.training.devices import shards_weights
 
 if TYPE_CHECKING:
     from stages.arguments import TrainArguments
@@ -70,12 +72,14 @@ def find_start(
         return Start(adapter)
     if arguments.resume_only_model:
         return Start(given)
-    missing = [name for name in NEEDED if not (given / name).is_file()]
+    needed = NEEDED if shards_weights(arguments) is None else NEEDED[:1]  # others keep an optimizer in their own way
+    missing = [name for name in needed if not (given / name).is_file()]
     if missing:
         raise ModelError(
             f"`--resume_from_checkpoint`: the checkpoint has no {missing[0]}: give `--resume_only_model true` "
             "to take only its weights"
         )
+    _check_processes(given)
     state = _read_state(given)
     if state["global_step"] >= num_steps:
         raise ArgumentsError(
@@ -99,6 +103,21 @@ def _stopped_early(arguments: TrainArguments, state: dict[str, Any]) -> bool:
     if best is None or arguments.early_stop_interval is None:
         return False
     return validations_since_best(state["log_history"], best) >= arguments.early_stop_interval
+
+
+def _check_processes(checkpoint: Path) -> None:
+    """Each process has a random state of its own, and batches are theirs together.
+
+    Raises:
+        ArgumentsError: the checkpoint is of another number of processes.
+    """
+    several = len(list(checkpoint.glob("rng_state_*.pth")))
+    then = several or int((checkpoint / "rng_state.pth").is_file())
+    if then not in (0, group.size()):
+        raise ArgumentsError(
+            f"the checkpoint {checkpoint.name} is of {then} {'processes' if then > 1 else 'process'}, and this run has "
+            f"{group.size()}: give `--nproc_per_node {then}`, or `--resume_only_model true` to take only its weights"
+        )
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:

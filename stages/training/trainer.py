@@ -20,8 +20,9 @@ from stages.training.batches import collate, split_by_length
 from stages.training.dealing import EvenSampler, dealt, shuffled
 from stages.training.loss import predicting, shifted, takes_positions, token_loss
 from stages.training.optimizers.state import takes_up_its_own
-from stages.training.parallel import num_shares, tokens_multiple
+from stages.training.parallel import num_shares, shares_rows, tokens_multiple
 from stages.training.rows import IGNORED
+from stages.training.sharded import whole
 
 if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
@@ -92,7 +93,8 @@ def make_trainer(
     trainer.measures = measures
     trainer.optimizer_maker = optimizers
     trainer.registered_loss = loss
-    if settings.parallelism_config is None:  # else each device has a part of a row, and only the model knows which
+    # Where rows are shared, a device has a part of a row, and only the model knows which; Liger has a loss of its own.
+    if not (shares_rows(settings) or settings.use_liger_kernel):
         trainer.compute_loss_func = trainer._token_loss
         trainer._takes_positions = loss is None and takes_positions(model)
     return trainer
@@ -118,7 +120,8 @@ class _StageTrainer(Base):  # type: ignore[misc]
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        self.tuner.save(self.model, folder)
+        with whole(self.model, state_dict):
+            self.tuner.save(self.model, folder)
         self.feed.carry_template(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -134,7 +137,14 @@ class _StageTrainer(Base):  # type: ignore[misc]
             self.tuner.save_state(self.model, self.checkpoints.path(step))
             self.checkpoints.finish(step, best=self.state.best_global_step)
 
+    @property
+    def _shares_weights(self) -> bool:
+        """Whether each process has parts of the weights, and all must call the model equally often."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._shares_weights:  # done before they were shared out
+            return
         self.tuner.load(self.model, Path(resume_from_checkpoint))
         self.tuner.load_state(self.model, Path(resume_from_checkpoint))
 
@@ -246,9 +256,9 @@ class _StageTrainer(Base):  # type: ignore[misc]
         """On a CPU, rows of different lengths one by one: the gradients add up to the same, without padding."""
         self.feed.reached(inputs.pop("place", None))
         self._extra_due = self.accelerator.sync_gradients  # the last part of a step
-        whole = num_items_in_batch is None or self.args.device.type != "cpu"
-        whole = whole or self.registered_loss is not None  # which may compare the rows of a batch
-        parts = [inputs] if whole else split_by_length(inputs)
+        at_once = num_items_in_batch is None or self.args.device.type != "cpu" or self._shares_weights
+        at_once = at_once or self.registered_loss is not None  # which may compare the rows of a batch
+        parts = [inputs] if at_once else split_by_length(inputs)
         loss: Any = 0
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
@@ -273,11 +283,13 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         """The loss of a batch, remembered with its weight; what is returned is only looked at for being there."""
-        if not (inputs["labels"][:, 1:] != IGNORED).any():  # a row that lazy_tokenize cannot use
+        at_once = self.args.device.type != "cpu" or self._shares_weights
+        if not self._shares_weights and not (inputs["labels"][:, 1:] != IGNORED).any():  # lazy_tokenize cannot use it
             return inputs["labels"].float().sum() * 0, None, None
         self._alone = True
-        for part in split_by_length(inputs) if self.args.device.type == "cpu" else [inputs]:
-            if tokens := int((part["labels"][:, 1:] != IGNORED).sum()):
+        for part in [inputs] if at_once else split_by_length(inputs):
+            tokens = int((part["labels"][:, 1:] != IGNORED).sum())
+            if tokens or at_once:
                 loss, _, _ = super().prediction_step(model, part, True, ignore_keys)
                 self._sum += float(loss) * tokens
                 self._tokens += tokens
@@ -298,6 +310,17 @@ class _StageTrainer(Base):  # type: ignore[misc]
         if group.size() == 1 or order is None:
             return order
         return EvenSampler(order, len(rows), batch, drop_last=self.args.dataloader_drop_last)
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's own. Of several processes, each one's shares must lead to the order, which has to know epochs.
+
+        A loader that skips batches, as where a run goes on, looks for it no deeper than there.
+        """
+        loader = super().get_train_dataloader()
+        shares: Any = getattr(loader, "batch_sampler", None)
+        if group.size() > 1 and hasattr(shares, "batch_sampler"):
+            shares.sampler = shares.batch_sampler.sampler
+        return loader
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         if group.size() == 1:

@@ -64,6 +64,7 @@ class PeftTuner(Tuner):
         from peft import get_peft_model
 
         from stages.serving.loading import import_gptqmodel
+        from stages.training.unsloth_backend import attach_adapter
 
         try:
             # Packed weights may have any type, which says nothing of what stands beside them.
@@ -71,7 +72,10 @@ class PeftTuner(Tuner):
             config = self.config(model)
             if not getattr(config, "_custom_modules", None):
                 import_gptqmodel()  # peft does, to ask for its kinds of layers, and its banner would go to stdout
-            tuned = get_peft_model(model, config, autocast_adapter_dtype=in_float32)
+            if self.arguments.tuner_backend == "unsloth":
+                tuned = attach_adapter(model, config, self.arguments)
+            else:
+                tuned = get_peft_model(model, config, autocast_adapter_dtype=in_float32)
         except (TypeError, ValueError) as error:  # quantized layers of a kind that peft has no such adapter for
             if isinstance(error, UserError):
                 raise

@@ -58,7 +58,7 @@ def test_what_has_no_effect_yet_is_left_out(model: type[Arguments]) -> None:
         assert unsupported_values(name, "anything", model.NAME) != [], f"{name} is refused whatever its value"
         choices = field.get("enum", [])
         assert [value for value in choices if unsupported_values(name, value, model.NAME) is not None] == []
-    assert not {"use_liger", "model_layer_cls_name", "deepspeed"} & set(shown)
+    assert not {"model_type", "local_repo_path", "hub_always_push"} & set(shown)
 
 
 def test_the_main_forty_come_first_then_swifts_groups() -> None:
@@ -72,8 +72,8 @@ def test_the_main_forty_come_first_then_swifts_groups() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("tuner_backend", {"type": "string", "enum": ["peft"], "default": "peft"}),
-        ("attn_impl", {"type": "string", "enum": ["sdpa", "eager"]}),
+        ("tuner_backend", {"type": "string", "enum": ["peft", "unsloth"], "default": "peft"}),
+        ("attn_impl", {"type": "string", "enum": ["flash_attn", "sdpa", "eager"]}),
         ("quant_bits", {"type": "integer", "enum": [1, 2, 3, 4, 8]}),
         ("learning_rate", {"type": "number", "exclusiveMinimum": 0}),
         ("push_to_hub", {"type": "boolean", "default": False}),

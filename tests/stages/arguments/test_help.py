@@ -31,12 +31,10 @@ def test_headings_are_swifts_and_in_order() -> None:
     [
         ("lora_rank", "--lora_rank N Rank of the two matrices. (default: 8)"),
         ("model", "hf:: and ms:: choose the hub. (required)"),
-        ("use_liger", "(default: false; not supported yet)"),
+        ("hub_always_push", "(default: false; not supported yet)"),
         ("attn_impl", "--attn_impl {flash_attn,sdpa,eager}"),
-        ("attn_impl", "(not supported yet: flash_attn)"),
         ("quant_method", "(not supported yet: awq)"),
         ("eval_dataset", "(not supported yet: other benchmarks)"),
-        ("tuner_backend", "(default: peft; not supported yet: unsloth)"),
         ("target_modules", "--target_modules TEXT …"),
         ("reft_layers", "--reft_layers N …"),
         ("lr_scheduler_kwargs", "--lr_scheduler_kwargs JSON"),
