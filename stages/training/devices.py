@@ -110,11 +110,11 @@ def check_flash_attention(*, on_cpu: bool) -> None:
 def _check(need: Need, *, on_cpu: bool) -> None:
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() and not on_cpu else 0
-    if count < need.devices:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if on_cpu or count < need.devices:
         has = f"only {count}" if count else "none"
         needs = "a GPU" if need.devices == 1 else f"{need.devices} GPUs"
-        where = f"this machine has {has}" if not on_cpu else "training is on the CPU"
+        where = "the CPU is asked for" if on_cpu and count else f"this machine has {has}"
         raise MissingPackage(f"`{need.flag}` {need.does}: it needs {needs}, and {where}: {need.instead}")
     if need.package is not None and find_spec(need.package) is None:
         raise MissingPackage(

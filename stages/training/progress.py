@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stages.context import Context
 from stages.training import group
 from stages.training.curve import draw_loss_curve
+from stages.training.parallel import num_shares
 from stages.training.trainer import StopValidation
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class RunReport(Base):  # type: ignore[misc]
         steps = state.global_step - self._first_step
         if steps > 0 and state.is_world_process_zero:
             seconds = (time.monotonic() - self._began) / steps
-            rows = args.train_batch_size * args.gradient_accumulation_steps * group.size() / seconds
+            rows = args.train_batch_size * args.gradient_accumulation_steps * num_shares(args) / seconds
             left_out = f", the first {ceil(self.warmup)} left out" if self.warmup >= 1 else ""
             left_out = left_out or (f", the first {self.warmup:.0%} left out" if self.warmup else "")
             self.context.logger.info("train: %.3g s/step, %.3g rows/s over %d steps%s", seconds, rows, steps, left_out)

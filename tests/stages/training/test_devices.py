@@ -10,6 +10,7 @@ import pytest
 
 from stages.arguments import TrainArguments
 from stages.errors import ArgumentsError, MissingPackage
+from stages.serving.loading import load_model
 from stages.training import devices
 from stages.training.devices import check_devices, check_layer_class, shards_weights
 from stages.training.parallel import check_shared_rows, parallel_settings
@@ -34,11 +35,6 @@ MISSING: list[tuple[dict[str, Any], str]] = [
         "`--fsdp_num 4` shares the weights: it needs 4 GPUs, and this machine has none: drop it",
     ),
     ({"parallelism_config": {"tp_size": 2}}, f"`--parallelism_config` shares the weights: {NONE}drop it"),
-    (
-        {"attn_impl": "flash_attn", "use_cpu": True},
-        "`--attn_impl flash_attn` computes attention: it needs a GPU, and training is on the CPU: give "
-        "`--attn_impl sdpa`",
-    ),
 ]
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"deepspeed": "zero3", "fsdp": "true"}, "`--deepspeed` and FSDP share the weights in two ways: drop one of them"),
@@ -109,6 +105,13 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, given: dict[
     assert str(caught.value).endswith(line)
     monkeypatch.setattr(devices, "find_spec", lambda name: sys)
     check_devices(TrainArguments(**given))
+    with pytest.raises(MissingPackage, match="needs a GPU, and the CPU is asked for: "):
+        check_devices(TrainArguments(**given, use_cpu=True))
+
+
+def test_flash_attention_is_refused_where_models_are_measured(tiny_model: Path) -> None:
+    with pytest.raises(MissingPackage, match="`--attn_impl flash_attn` computes attention: it needs a GPU, and this "):
+        load_model(tiny_model, attn_impl="flash_attn")
 
 
 def test_it_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -253,7 +256,7 @@ def test_speed_leaves_the_first_steps_out(
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     report = progress.RunReport(Context(tmp_path, tmp_path), warmup)
-    settings = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=2)
+    settings = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=2, world_size=1, parallelism_config=None)
     state = SimpleNamespace(global_step=0, max_steps=6, is_world_process_zero=True, log_history=[])
     control = SimpleNamespace(should_save=False, should_evaluate=False, should_log=False)
     with caplog.at_level("INFO"):
