@@ -66,7 +66,7 @@ def _use_words_without_downloads() -> None:
     """
     import functools
 
-    import nltk  # type: ignore[import-not-found]  # it stands in the environment `evaluate`
+    import nltk
 
     nltk.word_tokenize = functools.partial(nltk.word_tokenize, preserve_line=True)
 
