@@ -18,7 +18,7 @@ import pytest
 
 from stages.arguments import TrainArguments
 from stages.context import Context
-from stages.errors import ArgumentsError, DataError, Interrupted, StageFailed
+from stages.errors import ArgumentsError, DataError, Interrupted, MissingPackage, StageFailed
 from stages.train import prepare
 from stages.training.dealing import EvenSampler
 from stages.training.launch import LOG, Processes, event_file, torchrun, variables
@@ -271,6 +271,21 @@ def test_stopped_and_killed_it_ends_in_the_same_bytes(
     names = {path.name for path in (lab.attachments / "checkpoint-8").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"} <= names
     assert not (lab.scratch / "processes").exists()
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    with pytest.raises(MissingPackage) as caught:
+        check_parallel(TrainArguments())
+    assert str(caught.value) == (
+        "`--nproc_per_node 4` gives each process a GPU of its own, and this machine has 2: give `--nproc_per_node 2`, "
+        "or `--use_cpu true`"
+    )
+    check_parallel(TrainArguments(use_cpu=True))
 
 
 @pytest.mark.slow
