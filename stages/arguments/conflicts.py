@@ -13,11 +13,11 @@ from stages.arguments.message import shorten
 
 __all__ = ["READERS", "ConflictArguments"]
 
-_PEFT = ("lora", "longlora", "adalora", "vera", "boft", "fourierft")
+_ADAPTERS = ("lora", "longlora", "adalora", "vera", "boft", "fourierft", "adapter")
 _LORA = ("lora", "longlora")
 
 READERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("target_modules", "target_regex", "modules_to_save", "lora_bias_trainable"), _PEFT),
+    **dict.fromkeys(("target_modules", "target_regex", "modules_to_save", "lora_bias_trainable"), _ADAPTERS),
     **dict.fromkeys(("lora_alpha", "lora_dropout"), (*_LORA, "adalora")),
     **dict.fromkeys(("lora_rank", "lora_dtype", "init_lora_weights", "use_dora", "use_rslora"), _LORA),
     **dict.fromkeys(("vera_rank", "vera_projection_prng_key", "vera_dropout", "vera_d_initial"), ("vera",)),
@@ -176,8 +176,8 @@ class ConflictArguments(Arguments):
         steps, first, last = (self._value(name) for name in ("max_steps", "adalora_tinit", "adalora_tfinal"))
         if max(first, 1) + last >= steps:
             raise ValueError(
-                f"`--adalora_tinit {first}` and `--adalora_tfinal {last}` leave none of `--max_steps {steps}` for "
-                "ranks to fall in: lower one of them"
+                f"`--adalora_tinit {first}` and `--adalora_tfinal {last}` leave none of the run's {steps} steps "
+                "for ranks to fall in: lower one of them"
             )
         return self
 

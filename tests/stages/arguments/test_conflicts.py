@@ -100,7 +100,7 @@ REFUSED = [
     ),
     (
         "--train_type adalora --max_steps 10 --adalora_tinit 8 --adalora_tfinal 2",
-        "`--adalora_tinit 8` and `--adalora_tfinal 2` leave none of `--max_steps 10` for ranks to fall in: lower one "
+        "`--adalora_tinit 8` and `--adalora_tfinal 2` leave none of the run's 10 steps for ranks to fall in: lower one "
         "of them",
     ),
     ("--lora_dropout 1", "--lora_dropout 1 drops everything, and nothing is learnt: give a share below 1"),

@@ -214,7 +214,7 @@ def test_weights_alone(lab: Lab) -> None:
         ({"adalora_tinit": 3, "adalora_tfinal": 3}, "`--adalora_tinit 3` and `--adalora_tfinal 3` leave none of the r"),
         ({"max_steps": 1}, "leave none of the run's 1 steps"),
         ({"adalora_beta1": 1.0}, "`--adalora_beta1 1` must lie between 0 and 1"),
-        ({"use_dora": True}, "`--use_dora true` is for `--train_type lora`, AdaLoRA has none"),
+        ({"use_dora": True}, "`--use_dora true` is for `--train_type lora` or"),
         ({"init_lora_weights": "pissa"}, "`--init_lora_weights pissa` is for `--train_type lora`"),
         ({"target_modules": ["embed_tokens"]}, "AdaLoRA adapts linear layers alone, and model.embed_tokens is of"),
     ],

@@ -251,7 +251,7 @@ def test_a_checkpoint_of_another_method_or_scale(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("0", 0), ("1", 1), (7, 7)])
 def test_what_the_key_of_vera_may_be(text: str | int, value: bool | int) -> None:
-    found = TrainArguments(vera_projection_prng_key=text).vera_projection_prng_key
+    found = TrainArguments(train_type="vera", vera_projection_prng_key=text).vera_projection_prng_key
     assert (found, type(found)) == (value, type(value))
 
 
