@@ -156,9 +156,10 @@ class _Run:
             arguments, self.precision, context.scratch, validates=validates, streams=streams
         )
         self.tuner.check(skeleton)
-        steps = count_steps(self.settings, 0 if streams else len(self.feed.train))
+        num_rows = 0 if streams else len(self.feed.train)
+        steps = count_steps(self.settings, num_rows)
         self.tuner.plan(steps)
-        rehearse(self.settings, steps, own_optimizer=self.optimizers is not None)
+        rehearse(self.settings, steps, num_rows=num_rows, own_optimizer=self.optimizers is not None)
         given, adapter = inputs.get("checkpoint"), inputs.get("adapter")
         self.best = best_by(arguments)
         self.start: Start = find_start(arguments, self.checkpoints, given, steps, adapter)

@@ -36,12 +36,13 @@ PACKAGES = {
 """What an optimizer comes from, by a part of its name."""
 
 
-def rehearse(settings: Seq2SeqTrainingArguments, steps: int, *, own_optimizer: bool = False) -> None:
+def rehearse(settings: Seq2SeqTrainingArguments, steps: int, *, num_rows: int = 0, own_optimizer: bool = False) -> None:
     """Tries what the Trainer does once the weights are there.
 
     Args:
         settings: of the Trainer.
         steps: optimizer steps of the run.
+        num_rows: that are trained on; 0 where nobody knows.
         own_optimizer: whether the optimizer is made by us, not by the Trainer.
 
     Raises:
@@ -50,6 +51,11 @@ def rehearse(settings: Seq2SeqTrainingArguments, steps: int, *, own_optimizer: b
     """
     import torch
 
+    if settings.dataloader_drop_last and 0 < num_rows < settings.train_batch_size:
+        raise ArgumentsError(
+            f"`--dataloader_drop_last` drops the only batch: there are {num_rows} rows, and "
+            f"`--per_device_train_batch_size` is {settings.per_device_train_batch_size}. Lower it, or drop the flag"
+        )
     backend = settings.torch_compile_backend
     if backend and backend not in (known := torch.compiler.list_backends()):
         raise ArgumentsError(f"`--torch_compile_backend {backend}`: choose from {', '.join(known)}")
