@@ -131,6 +131,10 @@ class QuantizeOnLoadArguments(BnbArguments, HqqArguments):
         if getattr(self, "tuner_backend", None) == "unsloth" and method is None and bits:
             method = "bnb"
             self._resolve(**{f"{prefix}quant_method": method})
+        if getattr(self, "tuner_backend", None) == "unsloth" and method not in (None, "bnb"):
+            raise ValueError(
+                f"`--tuner_backend unsloth` quantizes by bnb alone: drop it, or `--{prefix}quant_method {method}`"
+            )
         check_bits(method, bits, ("bnb", "hqq", "eetq"), prefix)
         parts = {name: f"{prefix}{name}" for name in BnbArguments.model_fields} if (method, bits) != ("bnb", 4) else {}
         if method != "hqq":

@@ -162,6 +162,12 @@ def test_what_does_not_go_together(model: type[Arguments], given: dict[str, Any]
     assert str(caught.value) == line
 
 
+def test_unsloth_quantizes_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.arguments.unsupported.UNSUPPORTED", {})
+    with pytest.raises(ArgumentsError, match="`--tuner_backend unsloth` quantizes by bnb alone: drop it, or `--quant_"):
+        SftArguments(**ROWS, **HQQ, tuner_backend="unsloth")
+
+
 def test_a_flow_tells_the_base_from_the_result() -> None:
     """Training gets what begins with load_, quantize the rest; neither gets what is the other's."""
     both = {"quant_method": "gptq", "quant_bits": 2, "load_quant_method": "bnb", "load_quant_bits": 4}
