@@ -245,7 +245,7 @@ def test_gradients_that_are_stepped_at_once_are_neither_added_up_nor_clipped() -
             "`--galore_target_modules query`: no linear layer or embedding has it in its name. There are down_proj, ",
         ),
         ({"optim": "adafactor"}, "`--use_galore` works with AdamW: drop `--optim adafactor`"),
-        ({"optim": "galore_adamw"}, "`--use_galore` and `--optim galore_adamw` both group the parameters"),
+        ({"optim": "galore_adamw"}, "`--use_galore` works with AdamW: drop `--optim galore_adamw`"),
     ],
 )
 def test_what_cannot_be_projected(lab: Lab, settings: dict[str, Any], line: str) -> None:
