@@ -120,7 +120,7 @@ def user(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
         ("sft.yaml|--seed|1|2|--lora_rank|8|0", "seed 1 · lora_rank 0: --lora_rank 0: must be"),
         ("sft.yaml|--learning_rate|1e-3|0.001", "two combinations are the same"),
         ("sft.yaml|--logging_steps|1|2", "--logging_steps changes nothing that a sweep compares"),
-        ("export.yaml|--quant_bits|4|8", "--quant_bits changes nothing that a sweep compares"),
+        ("export.yaml|--quant_n_samples|4|8", "--quant_n_samples changes nothing that a sweep compares"),
         ("sft.yaml|--lora_rank|8|16|--metric|eval_los", "eval_los is not measured by sft. Did you mean eval_loss?"),
         ("sft.yaml|--lora_rank|8|16|--metric|perplexity", "is not measured by sft. Choose from"),
         ("sft.yaml|--lora_rank|8|16|--split_dataset_ratio|0", "--metric eval_loss needs held-out rows"),
