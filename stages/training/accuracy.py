@@ -6,24 +6,27 @@ It counts what the loss is computed from: no second forward pass, and of logits 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Accuracy", "sample_numbers"]
 
+NAMES = {"token": "token_acc", "sentence": "seq_acc", "class": "acc"}
+"""As SWIFT calls them, by what is counted."""
+
 
 class Accuracy:
     """Counts over any number of batches; a device is waited for only when the share is asked for.
 
     Attributes:
-        name: `token_acc` or `seq_acc`, as SWIFT calls them.
+        name: one of NAMES.
     """
 
-    def __init__(self, strategy: Literal["token", "sentence"]) -> None:
+    def __init__(self, strategy: str) -> None:
         """Nothing is counted yet."""
-        self.name = "token_acc" if strategy == "token" else "seq_acc"
+        self.name = NAMES[strategy]
         self._right: Any = 0
         self._all: Any = 0
 
@@ -36,8 +39,8 @@ class Accuracy:
         """Counts one batch, in which every sample is whole.
 
         Args:
-            predicted: (tokens), the likeliest ids.
-            targets: (tokens), those that should have been predicted.
+            predicted: (tokens), the likeliest ids; or (rows), classes.
+            targets: the same, those that should have been predicted.
             samples: (tokens), a number for each sample, from 0; see `sample_numbers`.
         """
         right = predicted == targets

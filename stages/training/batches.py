@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["OF_TEXT", "collate", "join", "split_by_length"]
+__all__ = ["OF_TEXT", "collate", "join", "padded", "split_by_length"]
 
 OF_TEXT = {"input_ids", "labels", "loss_scale", "position_ids", "place"}
 """What rows of text have; others have tensors of pixels too."""
@@ -61,23 +61,24 @@ def collate(rows: Sequence[Mapping[str, Any]], multiple: int = 1) -> dict[str, A
     longest = -(-max(lengths) // multiple) * multiple
     # Rows are put in place by numpy: of views that must not be written to, torch makes a copy first.
     batch = {
-        "input_ids": _padded([row["input_ids"] for row in rows], longest, 0, np.int64),
-        "labels": _padded([row["labels"] for row in rows], longest, IGNORED, np.int64),
+        "input_ids": padded([row["input_ids"] for row in rows], longest, 0, np.int64),
+        "labels": padded([row["labels"] for row in rows], longest, IGNORED, np.int64),
     }
     if "position_ids" in rows[0]:
         fillers = [np.arange(longest - length) for length in lengths]
         whole = [np.concatenate([row["position_ids"], more]) for row, more in zip(rows, fillers, strict=True)]
-        batch["position_ids"] = _padded(whole, longest, 0, np.int64)
+        batch["position_ids"] = padded(whole, longest, 0, np.int64)
     elif multiple == 1 and len(set(lengths)) > 1:
-        batch["attention_mask"] = _padded([np.ones(length) for length in lengths], longest, 0, np.int64)
+        batch["attention_mask"] = padded([np.ones(length) for length in lengths], longest, 0, np.int64)
     if any("loss_scale" in row for row in rows):
-        batch["loss_scale"] = _padded([row.get("loss_scale", ()) for row in rows], longest, 1, np.float32)
+        batch["loss_scale"] = padded([row.get("loss_scale", ()) for row in rows], longest, 1, np.float32)
     if "place" in rows[-1]:
         batch["place"] = torch.tensor(rows[-1]["place"])
     return batch
 
 
-def _padded(rows: Sequence[Any], length: int, filler: int, kind: type[np.generic]) -> Tensor:
+def padded(rows: Sequence[Any], length: int, filler: int, kind: type[np.generic]) -> Tensor:
+    """Rows of different lengths as one tensor, each filled up on the right to a length."""
     import numpy as np
     import torch
 

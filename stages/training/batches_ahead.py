@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.training.batches import PADDING_WORTH_A_CALL
-from stages.training.rows import IGNORED
+from stages.training.rows import IGNORED, TokenRows
 from stages.training.simulate import Batch
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _sizes(rows: Any) -> Sequence[tuple[int, int]] | None:
     if not hasattr(rows, "lengths"):
         return None
     lengths: list[int] = rows.lengths
-    if hasattr(rows, "parts"):
+    if isinstance(rows, TokenRows):
         return list(zip(lengths, _targets(rows.parts), strict=True))
     share = min(1.0, rows.num_labels / max(rows.num_tokens, 1))
     return [(length, round(length * share)) for length in lengths]

@@ -5,14 +5,13 @@ As in `rows.py`, the file is mapped into memory, and what is handed out are view
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.errors import DataError
-from stages.training.rows import check_ids, open_batches, views
+from stages.training.batches import padded
+from stages.training.rows import PartedRows, check_ids, open_batches, views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,34 +35,13 @@ class ClassPart(NamedTuple):
     labels: NDArray[np.int64]
 
 
-class ClassRows:
+class ClassRows(PartedRows[ClassPart]):
     """Rows by their number; what it hands out are views."""
-
-    def __init__(self, parts: Sequence[ClassPart]) -> None:
-        self._parts = parts
-        self._firsts = [0, *accumulate(len(part.labels) for part in parts)]
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return self._firsts[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Row `index`: `input_ids`, and `label`, a number."""
-        if not 0 <= index < self._firsts[-1]:
-            raise IndexError(index)
-        number = bisect_right(self._firsts, index) - 1
-        part, at = self._parts[number], index - self._firsts[number]
-        return {"input_ids": part.input_ids[part.starts[at] : part.starts[at + 1]], "label": int(part.labels[at])}
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        return [length for part in self._parts for length in (part.starts[1:] - part.starts[:-1]).tolist()]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all rows."""
-        return sum(len(part.input_ids) for part in self._parts)
+        part, at, row = self.find(index)
+        return {"input_ids": part.input_ids[row], "label": int(part.labels[at])}
 
     @property
     def num_labels(self) -> int:
@@ -132,14 +110,11 @@ def collate_classes(rows: Sequence[Mapping[str, Any]], padding: int) -> dict[str
     import torch
 
     lengths = [len(row["input_ids"]) for row in rows]
-    ids = np.full((len(rows), max(lengths)), padding, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for index, row in enumerate(rows):
-        ids[index, : lengths[index]] = row["input_ids"]
-        mask[index, : lengths[index]] = 1
-    batch = {"input_ids": torch.from_numpy(ids), "labels": torch.tensor([row["label"] for row in rows])}
+    longest = max(lengths)
+    ids = padded([row["input_ids"] for row in rows], longest, padding, np.int64)
+    batch = {"input_ids": ids, "labels": torch.tensor([row["label"] for row in rows])}
     if len(set(lengths)) > 1:
-        batch["attention_mask"] = torch.from_numpy(mask)
+        batch["attention_mask"] = padded([np.ones(length) for length in lengths], longest, 0, np.int64)
     if "place" in rows[-1]:
         batch["place"] = torch.tensor(rows[-1]["place"])
     return batch

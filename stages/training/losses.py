@@ -10,6 +10,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stages.arguments.training import OURS
 from stages.errors import ArgumentsError
 from stages.training.plugins import LOSSES, blamed, check_registered
 from stages.training.rows import IGNORED
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from stages.arguments import TrainArguments
 
 __all__ = ["RegisteredLoss", "choose_loss"]
-
-OURS = ("cross_entropy", "loss_scale")
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,9 @@ def choose_loss(arguments: TrainArguments, *, weighted: bool) -> RegisteredLoss 
             "`--loss_type cross_entropy` learns all tokens alike, and these have the weights of a `--loss_scale`: "
             "give `--loss_type loss_scale`, or tokenize with `--loss_scale default`"
         )
-    if name is None or name in OURS:
+    if name is None or name in OURS["loss_type"]:
         return None
-    check_registered("loss_type", name, OURS, LOSSES)
+    check_registered("loss_type", name)
     _check_logits(arguments, name)
     takes = _keywords(LOSSES[name])
     if weighted and "loss_scale" not in takes:

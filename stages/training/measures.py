@@ -16,6 +16,7 @@ from stages.errors import ArgumentsError
 from stages.training import group
 from stages.training.accuracy import Accuracy, sample_numbers
 from stages.training.best import metric_of
+from stages.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,7 @@ class Measures:
         """
         from stages.training.answers import Answers
 
-        strategy = arguments.acc_strategy
+        strategy = "class" if arguments.num_labels else arguments.acc_strategy
         measures = cls(Accuracy(strategy), Accuracy(strategy), arguments.acc_steps, folder=folder, seed=arguments.seed)
         measures.metric = _choose_metric(arguments, base)
         if arguments.predict_with_generate:
@@ -94,18 +95,36 @@ class Measures:
             position_ids: (rows, tokens) of packs.
             step: optimizer steps that have been done; None in validation.
         """
-        if step is not None and step % self.steps:
+        if not self._counts(step):
             return
         logits = logits.detach()
         logits = logits[kept] if logits.shape[:-1] == kept.shape else logits.reshape(-1, logits.shape[-1])
         predicted, targets = logits.argmax(-1), labels[:, 1:][kept[:, :-1]].to(logits.device)
-        accuracy = self.validation if step is None else self.training
+        accuracy = self._accuracy(step)
         samples = sample_numbers(kept, position_ids).to(logits.device) if accuracy.of_samples else None
         accuracy.add(predicted, targets, samples)
         if step is None and self._compares_tokens:
             sizes = kept.sum(1).tolist()
             self._predicted += _by_row(predicted, sizes)
             self._labels += _by_row(targets, sizes)
+
+    def add_classes(self, logits: Tensor, classes: Tensor, *, step: int | None) -> None:
+        """Counts a batch of rows that have a class.
+
+        Args:
+            logits: (rows, classes).
+            classes: (rows), IGNORED for a row that stands in for none.
+            step: as in `add`.
+        """
+        if self._counts(step):
+            known = classes != IGNORED
+            self._accuracy(step).add(logits.argmax(-1)[known], classes[known])
+
+    def _counts(self, step: int | None) -> bool:
+        return step is None or step % self.steps == 0
+
+    def _accuracy(self, step: int | None) -> Accuracy:
+        return self.validation if step is None else self.training
 
     def take_training(self) -> dict[str, float]:
         """The accuracy since the last call; nothing if none of the steps was counted."""
@@ -205,7 +224,7 @@ def _registered(name: str, arguments: TrainArguments, base: Path) -> Metric:
     from stages.serving.loading import load_tokenizer
     from stages.training.plugins import METRICS, MetricContext, blamed, check_registered
 
-    check_registered("metric", name, ("acc", "nlg"), METRICS)
+    check_registered("metric", name)
     with blamed("metric", name):
         metric, needs_answers = METRICS[name](MetricContext(arguments, load_tokenizer(base)))
     if needs_answers and not arguments.predict_with_generate:

@@ -11,13 +11,14 @@ A file given with `--custom_register_path mine.py`, to be asked for with `--loss
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from stages.arguments.message import closest
+from stages.arguments.training import OURS
 from stages.errors import ArgumentsError, MartletError
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ MetricMaker = Callable[[MetricContext], tuple[Metric, bool]]
 OPTIMIZERS: dict[str, OptimizerFactory] = {}
 LOSSES: dict[str, Loss] = {}
 METRICS: dict[str, MetricMaker] = {}
-"""What plugins have registered, and only that: our own are not among them."""
+"""What plugins have registered, and only that: our own names are in `OURS`."""
+REGISTRIES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "loss_type": LOSSES, "metric": METRICS}
+"""By the parameter that asks for them."""
 
 
 def register_optimizer(name: str) -> Callable[[T], T]:
@@ -139,7 +142,7 @@ def register_optimizer(name: str) -> Callable[[T], T]:
     Raises:
         ArgumentsError: the name is taken.
     """
-    return _registrar(OPTIMIZERS, name, "an optimizer", ("default", "galore", "lorap"))
+    return _registrar("optimizer", name, "an optimizer")
 
 
 def register_loss(name: str) -> Callable[[T], T]:
@@ -148,7 +151,7 @@ def register_loss(name: str) -> Callable[[T], T]:
     Raises:
         ArgumentsError: the name is taken.
     """
-    return _registrar(LOSSES, name, "a loss", ("cross_entropy", "loss_scale"))
+    return _registrar("loss_type", name, "a loss")
 
 
 def register_metric(name: str) -> Callable[[T], T]:
@@ -157,12 +160,14 @@ def register_metric(name: str) -> Callable[[T], T]:
     Raises:
         ArgumentsError: the name is taken.
     """
-    return _registrar(METRICS, name, "a metric", ("acc", "nlg"))
+    return _registrar("metric", name, "a metric")
 
 
-def _registrar(registry: dict[str, Any], name: str, what: str, ours: Sequence[str]) -> Callable[[T], T]:
+def _registrar(flag: str, name: str, what: str) -> Callable[[T], T]:
+    registry = REGISTRIES[flag]
+
     def register(made: T) -> T:
-        if name in registry or name in ours:
+        if name in registry or name in OURS[flag]:
             raise ArgumentsError(f"there is {what} {name!r} already: choose another name")
         if not name:
             raise ArgumentsError(f"{what} needs a name")
@@ -192,28 +197,24 @@ def check_plugins(files: Sequence[Path], arguments: TrainArguments) -> None:
     Raises:
         ArgumentsError: one of them raises, or does not register what the arguments ask for.
     """
-    from stages.arguments.training import OURS
     from stages.data.plugins import load_plugins
 
     load_plugins(files)
-    registries: dict[str, Mapping[str, Any]] = {"optimizer": OPTIMIZERS, "loss_type": LOSSES, "metric": METRICS}
     for flag in arguments.registered():
-        check_registered(flag, getattr(arguments, flag), OURS[flag], registries[flag])
+        check_registered(flag, getattr(arguments, flag))
 
 
-def check_registered(flag: str, name: str, ours: Iterable[str], registry: Mapping[str, Any]) -> None:
-    """Refuses a name that neither we nor the plugins know.
+def check_registered(flag: str, name: str) -> None:
+    """Refuses a name that neither we nor the plugins, which have been loaded, know.
 
     Args:
         flag: without dashes.
         name: its value.
-        ours: names that need no plugin.
-        registry: those of the plugins, which have been loaded.
 
     Raises:
         ArgumentsError: naming the choices.
     """
-    choices = [*ours, *registry]
+    choices = [*OURS[flag], *REGISTRIES[flag]]
     if name not in choices:
         raise ArgumentsError(
             f"`--{flag} {name}`: no file of `--custom_register_path` registers it. "

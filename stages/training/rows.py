@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from stages.errors import DataError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["IGNORED", "Part", "TokenRows", "open_batches", "read_rows", "trains", "views"]
+__all__ = ["IGNORED", "Part", "PartedRows", "TokenRows", "open_batches", "read_rows", "trains", "views"]
 
 IGNORED = -100
 """The label of a token that is not trained."""
@@ -44,10 +44,25 @@ class Part(NamedTuple):
     loss_scale: NDArray[np.float32] | None = None
 
 
-class TokenRows:
-    """Rows by their number; what it hands out are views."""
+class Parted(Protocol):
+    """What the record batches of every kind of rows have; see `Part`."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    @property
+    def input_ids(self) -> NDArray[np.int32]:
+        """Token ids of all rows."""
+
+    @property
+    def starts(self) -> NDArray[Any]:
+        """Where each row begins, and, last, where the last one ends."""
+
+
+P = TypeVar("P", bound=Parted)
+
+
+class PartedRows(Generic[P]):
+    """Rows that lie in parts, by their number."""
+
+    def __init__(self, parts: Sequence[P]) -> None:
         self.parts = parts
         self._firsts = [0, *accumulate(len(part.starts) - 1 for part in parts)]
 
@@ -55,18 +70,18 @@ class TokenRows:
         """Number of rows."""
         return self._firsts[-1]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`: `input_ids`, `labels` and, where there are weights, `loss_scale`, each of its length."""
+    def find(self, index: int) -> tuple[P, int, slice]:
+        """The part that a row is in, its number there, and its tokens.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         if not 0 <= index < self._firsts[-1]:
             raise IndexError(index)
         number = bisect_right(self._firsts, index) - 1
         part = self.parts[number]
         at = index - self._firsts[number]
-        row = slice(part.starts[at], part.starts[at + 1])
-        item: dict[str, Any] = {"input_ids": part.input_ids[row], "labels": part.labels[row]}
-        if part.loss_scale is not None:
-            item["loss_scale"] = part.loss_scale[row]
-        return item
+        return part, at, slice(part.starts[at], part.starts[at + 1])
 
     @property
     def lengths(self) -> list[int]:
@@ -77,6 +92,18 @@ class TokenRows:
     def num_tokens(self) -> int:
         """Tokens of all rows."""
         return sum(len(part.input_ids) for part in self.parts)
+
+
+class TokenRows(PartedRows[Part]):
+    """Rows with answers to learn; what it hands out are views."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Row `index`: `input_ids`, `labels` and, where there are weights, `loss_scale`, each of its length."""
+        part, _, row = self.find(index)
+        item: dict[str, Any] = {"input_ids": part.input_ids[row], "labels": part.labels[row]}
+        if part.loss_scale is not None:
+            item["loss_scale"] = part.loss_scale[row]
+        return item
 
     @cached_property
     def num_labels(self) -> int:

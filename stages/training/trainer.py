@@ -185,7 +185,7 @@ class _StageTrainer(Base):  # type: ignore[misc]
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if labels.dim() == 2:  # else rows have one label each, and are counted in a way of their own
             step = self.state.global_step if model.training else None
-            self.measures.add(outputs.logits, labels, predicting(labels), positions, step=step)
+            self.measures.add(outputs.logits, labels, self._kept, positions, step=step)
         if self._extra_due:
             self._extra_due = False
             extra = self.tuner.extra_loss(self.model)
@@ -194,13 +194,15 @@ class _StageTrainer(Base):  # type: ignore[misc]
 
     def _find_targets(self, inputs: Any) -> None:
         scale = inputs.pop("loss_scale", None)
+        if self.compute_loss_func is None:
+            return
+        self._kept = kept = predicting(inputs["labels"])
         if self.registered_loss is not None:
             self._weights = scale
-        elif self.compute_loss_func is not None:
-            self._kept = kept = predicting(inputs["labels"])
-            self._weights = None if scale is None else shifted(scale, 0)[kept]
-            if self._takes_positions:
-                inputs["logits_to_keep"] = kept
+            return
+        self._weights = None if scale is None else shifted(scale, 0)[kept]
+        if self._takes_positions:
+            inputs["logits_to_keep"] = kept
 
     def _token_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         if self.registered_loss is not None:

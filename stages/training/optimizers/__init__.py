@@ -42,7 +42,7 @@ def choose_optimizer(arguments: TrainArguments, rows: Any) -> OptimizerMaker | N
     from stages.training.optimizers.registered import make_registered
     from stages.training.plugins import OPTIMIZERS, check_registered
 
-    check_registered("optimizer", name, ("default", "galore", "lorap"), OPTIMIZERS)
+    check_registered("optimizer", name)
     return partial(make_registered, OPTIMIZERS[name], name, rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stages.training.class_rows import collate_classes
 from stages.training.loading import load_skeleton
 from tests.stages.training.lab import SHORT, Lab, cut_off_and_whole
 from tests.stages.training.tokens import write_arrow
+from tests.stages.training.tuners.methods import written_out_losses
 
 VOCABULARY, CLASSES = 384, 3
 PLAIN: dict[str, Any] = SHORT | {
@@ -97,29 +98,13 @@ def logged(lab: Lab, name: str) -> list[float]:
 def written_out(model: Any, rows: list[tuple[list[int], int]], arguments: Mapping[str, Any]) -> list[float]:
     """The losses of AdamW on the mean cross entropy of the rows of each step, one row at a time."""
     import torch
-    from transformers import get_scheduler
 
-    size = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=arguments["learning_rate"], weight_decay=0.0)
-    schedule = get_scheduler("cosine", optimizer, 0, arguments["max_steps"])
-    losses: list[float] = []
-    model.train()
-    for epoch in range(arguments["max_steps"]):
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(42 + epoch)).tolist()
-        for first in range(0, len(order), size):
-            chosen = [rows[number] for number in order[first : first + size]]
-            logits = torch.cat([model(torch.tensor([ids])).logits for ids, _ in chosen])
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in chosen]))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-            if len(losses) == arguments["max_steps"]:
-                return losses
-    raise AssertionError("no rows")
+    def loss_of(numbers: Sequence[int]) -> Any:
+        chosen = [rows[number] for number in numbers]
+        logits = torch.cat([model(torch.tensor([ids])).logits for ids, _ in chosen])
+        return torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in chosen]))
+
+    return written_out_losses(model, len(rows), arguments, loss_of)
 
 
 def test_lora_and_head_train_as_written_out(lab: Lab) -> None:

@@ -44,16 +44,6 @@ LINEAR = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
 
 
 @pytest.fixture(scope="session")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokens(tmp_path_factory.mktemp("tokens") / "tokens")
-
-
-@pytest.fixture
-def lab(tmp_path: Path, tiny_model: Path, tokens: Path) -> Lab:
-    return Lab(tmp_path, tiny_model, tokens)
-
-
-@pytest.fixture(scope="session")
 def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A model whose linear layers have a bias."""
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,36 @@ def batch_losses(
     """
     import pyarrow as pa
     import torch
-    from transformers import get_scheduler
 
     with pa.memory_map(str(lab.inputs["tokens"] / "train.arrow")) as source:
         rows = pa.ipc.open_stream(source).read_all()["input_ids"].to_pylist()
+
+    def loss_of(numbers: Sequence[int]) -> Any:
+        chosen = [torch.tensor([rows[number]]) for number in numbers]
+        count = sum(ids.shape[1] - 1 for ids in chosen)
+        loss = sum(
+            torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum") for ids in chosen
+        )
+        return loss / count + (0 if extra is None else extra(model))
+
+    return written_out_losses(model, len(rows), arguments, loss_of, after)
+
+
+def written_out_losses(
+    model: Any, num_rows: int, arguments: Mapping[str, Any], loss_of: Callable[[Sequence[int]], Any], after: Any = None
+) -> list[float]:
+    """The losses of AdamW, in the order of rows and at the learning rates that the Trainer takes.
+
+    Args:
+        model: with the right parameters trained.
+        num_rows: how many there are.
+        arguments: of the run it is compared with.
+        loss_of: the loss of a step, of the numbers of its rows.
+        after: called after each step of the optimizer.
+    """
+    import torch
+    from transformers import get_scheduler
+
     size = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=arguments["learning_rate"], weight_decay=0.0)
@@ -93,15 +119,9 @@ def batch_losses(
     losses: list[float] = []
     model.train()
     for epoch in range(arguments["max_steps"]):
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(42 + epoch)).tolist()
+        order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(42 + epoch)).tolist()
         for first in range(0, len(order), size):
-            chosen = [torch.tensor([rows[number]]) for number in order[first : first + size]]
-            count = sum(ids.shape[1] - 1 for ids in chosen)
-            loss = sum(
-                torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum")
-                for ids in chosen
-            )
-            loss = loss / count + (0 if extra is None else extra(model))
+            loss = loss_of(order[first : first + size])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
