@@ -92,7 +92,7 @@ def main() -> None:
             if done.returncode:
                 raise SystemExit(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
-            said, taken = found["estimated_memory_bytes"], found["peak_memory_bytes"]
+            said, taken = found["estimated_memory_bytes"], found["training_memory_bytes"]
             title = f"{kind.removesuffix('Config')} {max(lengths)} {json.dumps(more)}"
             print(f"{title:<90} estimated {said / 1e6:6.0f} MB  taken {taken / 1e6:6.0f} MB  {said / taken - 1:+.0%}")
 

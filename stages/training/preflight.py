@@ -46,7 +46,7 @@ class Preflight:
         taken = self.peak.taken()
         figures = {"estimated_memory_bytes": self.estimate.memory}
         if taken is not None:
-            figures["peak_memory_bytes"] = taken
+            figures["training_memory_bytes"] = taken
             texts = memory_text(taken), memory_text(self.estimate.memory)
             self.logger.info("train: took %s of memory at most, %s were estimated", *texts)
         return figures
